@@ -1,0 +1,269 @@
+//! Floor 1: the other nodes, seen through two narrow ports.
+//!
+//! [`Broker`] carries bytes between nodes and keeps histories; [`Registry`] keeps the records that exactly one node
+//! may hold. Neither knows what a frame, a command or an event is. [`memory`] is the embedded back end (one node
+//! alone, or many nodes in one test process), [`redis`] the distributed one. [`conformance`] is the contract of
+//! both, a function per clause.
+
+pub mod conformance;
+pub mod memory;
+pub mod redis;
+
+use std::{sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use tokio::sync::mpsc;
+
+use crate::protocol::{Fence, NodeId, PairId, Position, RoomName, Topic};
+
+/// Why the broker did not do what it was asked.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum BrokerError {
+    /// It can't be reached, or did not answer in time: whether it took effect is unknown.
+    #[error("the broker is unavailable")]
+    Unavailable(#[source] Arc<dyn std::error::Error + Send + Sync>),
+    /// The bounded queue towards it is full: nothing was sent.
+    #[error("the queue to the broker is full")]
+    Full,
+    /// It answered something that this version does not understand.
+    #[error("the broker's answer was not understood: {0}")]
+    Garbled(String),
+}
+
+/// One entry of a history.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// Where it stands.
+    pub position: Position,
+    /// Where its predecessor stands: entries form a chain, so that a hole can't hide.
+    pub previous: Position,
+    /// What was appended.
+    pub payload: Bytes,
+}
+
+/// A part of a history, as one atomic look at it gave it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Page {
+    /// Entries with an offset above the one asked after, in order, at most as many as asked for.
+    pub entries: Vec<Entry>,
+    /// Whether the position asked after is still an entry of this history (START always is, unless trimmed off).
+    pub known: bool,
+    /// Position of the oldest entry kept, and of its predecessor; `None` when nothing is kept.
+    pub oldest: Option<(Position, Position)>,
+    /// Position of the newest entry; START when nothing is kept.
+    pub head: Position,
+}
+
+/// How much of a history is kept. An entry goes when it is beyond both `events` and `age`, or beyond `most`.
+#[derive(Debug, Clone, Copy)]
+pub struct Keep {
+    /// At least this many entries stay.
+    pub events: u64,
+    /// Entries younger than this stay …
+    pub age: Duration,
+    /// … but never more than this many in all.
+    pub most: u64,
+}
+
+/// What arrives from the broker, in order, at the one receiver that a back end gives its node.
+#[derive(Debug, Clone)]
+pub enum Delivery {
+    /// Something published.
+    Message(Topic, Bytes),
+    /// Something appended, with the same position and payload that a read gives.
+    Entry(Topic, Entry),
+    /// Live deliveries may have been lost before this point (reconnect, overflow): histories should be read again.
+    /// All subscriptions are in force again.
+    Lost,
+    /// The broker went away. Until `Lost`, nothing arrives.
+    Down,
+}
+
+/// The receiving end of a node's deliveries.
+pub type Deliveries = mpsc::Receiver<Delivery>;
+
+/// Carries bytes between nodes and keeps histories.
+#[async_trait]
+pub trait Broker: Send + Sync + 'static {
+    /// Queues `payload` for every subscriber of `topic`, this node included; never waits. Payloads of one node
+    /// arrive in the order in which they were published. At most once: what is queued while the broker is away may
+    /// be lost.
+    ///
+    /// # Errors
+    /// [`BrokerError::Full`] when the bounded queue is full: nothing was queued.
+    fn publish(&self, topic: &Topic, payload: Bytes) -> Result<(), BrokerError>;
+
+    /// When this returns, everything published or appended from now on is delivered.
+    ///
+    /// # Errors
+    /// Any [`BrokerError`]; the subscription may or may not be in force.
+    async fn subscribe(&self, topic: &Topic) -> Result<(), BrokerError>;
+
+    /// Ends a subscription. A few deliveries may still come.
+    ///
+    /// # Errors
+    /// Any [`BrokerError`].
+    async fn unsubscribe(&self, topic: &Topic) -> Result<(), BrokerError>;
+
+    /// Adds one entry to the topic's history and delivers it live, in one atomic step. `nonce` is random and belongs
+    /// to this entry: appending again with the same nonce (after an [`BrokerError::Unavailable`]) does not add a
+    /// second entry, but returns the position of the first and delivers it again.
+    ///
+    /// # Errors
+    /// [`BrokerError::Unavailable`]: it may or may not have been added.
+    async fn append(&self, topic: &Topic, nonce: u64, payload: Bytes, keep: &Keep) -> Result<Position, BrokerError>;
+
+    /// At most `limit` entries after `after`, and what else one look at the history tells.
+    ///
+    /// # Errors
+    /// Any [`BrokerError`].
+    async fn read(&self, topic: &Topic, after: Position, limit: usize) -> Result<Page, BrokerError>;
+
+    /// The newest position of each topic's history, in one round trip; START where nothing is kept.
+    ///
+    /// # Errors
+    /// Any [`BrokerError`].
+    async fn heads(&self, topics: &[Topic]) -> Result<Vec<Position>, BrokerError>;
+}
+
+/// A pair's record: who holds it, and what every node must know of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Record {
+    /// What the nodes wrote; opaque here.
+    pub facts: Bytes,
+    /// The last client socket's fence; epoch 0 before the first.
+    pub fence: Fence,
+    /// The node that has the live client socket.
+    pub holder: Option<NodeId>,
+    /// Whether the pair has ended; the record is kept for a while so that late-comers learn of it.
+    pub ended: bool,
+}
+
+/// The outcome of [`Registry::claim`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Claim {
+    /// The claimer now holds the pair under the new fence. The record is as it was before.
+    Won(Fence, Record),
+    /// The pair has ended.
+    Ended,
+    /// There is no such pair.
+    Missing,
+}
+
+/// Something that has members.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Group {
+    /// The client sockets in a room; members are pair ids.
+    Room(RoomName),
+    /// The siblings attached to a pair; members are sibling ids.
+    Siblings(PairId),
+}
+
+/// One member of a group.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Member {
+    /// Its id: a pair's or a sibling's text form. Members are listed in the order of their ids.
+    pub id: String,
+    /// The node that it is on.
+    pub node: NodeId,
+    /// What that node wrote of it; opaque here.
+    pub value: Bytes,
+}
+
+/// What a group is, in one look.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Census {
+    /// What the first member laid down; `None` when the group is empty.
+    pub charter: Option<Bytes>,
+    /// How many members it has.
+    pub members: u64,
+}
+
+/// A node as the registry knows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Peer {
+    /// Its id.
+    pub node: NodeId,
+    /// What it says of itself; opaque here.
+    pub value: Bytes,
+    /// Whether its lease has run out.
+    pub expired: bool,
+}
+
+/// Keeps records that one node holds at a time. A node holds what it claimed for as long as its own lease lives, so
+/// that an idle pair costs nothing.
+#[async_trait]
+pub trait Registry: Send + Sync + 'static {
+    /// Makes a pair's record, without a holder; it vanishes after `ttl` unless it is claimed. False when it exists.
+    async fn create(&self, pair: PairId, facts: Bytes, ttl: Duration) -> Result<bool, BrokerError>;
+
+    /// Takes the pair for `node`'s new client socket: the epoch goes up by one, whoever held it before is told by
+    /// the caller. Record and history no longer expire while it is held.
+    async fn claim(&self, pair: PairId, node: NodeId, nonce: u64) -> Result<Claim, BrokerError>;
+
+    /// Replaces the facts if `fence` is still the record's. False when it is not: a newer socket took over.
+    async fn revise(&self, pair: PairId, fence: Fence, facts: Bytes) -> Result<bool, BrokerError>;
+
+    /// Gives the pair up if `fence` still holds it; the record stays for `ttl` and its history for `ttl + keep`.
+    /// False when it did not hold it: exactly one releaser of a fence is told true.
+    async fn release(&self, pair: PairId, fence: Fence, ttl: Duration, keep: Duration) -> Result<bool, BrokerError>;
+
+    /// Ends the pair: nobody holds it, it can't be claimed; record and history stay for `keep`. With
+    /// `idle_since: Some(fence)` only when nobody holds it and `fence` was its last. Returns the record as it was
+    /// before; `None` when there was nothing (left) to end. Exactly one ender gets the record.
+    async fn end(
+        &self,
+        pair: PairId,
+        idle_since: Option<Fence>,
+        keep: Duration,
+    ) -> Result<Option<Record>, BrokerError>;
+
+    /// The pair's record.
+    async fn look_up(&self, pair: PairId) -> Result<Option<Record>, BrokerError>;
+
+    /// Adds or replaces a member. The charter in force is returned: this caller's if the group was empty.
+    async fn join(&self, group: &Group, member: Member, charter: Bytes) -> Result<Bytes, BrokerError>;
+
+    /// Removes a member if it is still on `node`; with the last one the group and its charter vanish. False when it
+    /// was not there.
+    async fn leave(&self, group: &Group, id: &str, node: NodeId) -> Result<bool, BrokerError>;
+
+    /// Charter and size of a group.
+    async fn census(&self, group: &Group) -> Result<Census, BrokerError>;
+
+    /// At most `limit` members whose id comes after `after`, in the order of ids.
+    async fn members(&self, group: &Group, after: Option<&str>, limit: usize) -> Result<Vec<Member>, BrokerError>;
+
+    /// Says that `node` lives, for at least `lease` from now. False when it had been forgotten (see
+    /// [`Registry::bury`]) or was never known: it is known from now on.
+    async fn beat(&self, node: NodeId, value: Bytes, lease: Duration) -> Result<bool, BrokerError>;
+
+    /// All nodes, expired ones included.
+    async fn nodes(&self) -> Result<Vec<Peer>, BrokerError>;
+
+    /// What `node` holds or has in groups, at most `limit` of each.
+    async fn holdings(&self, node: NodeId, limit: usize) -> Result<Holdings, BrokerError>;
+
+    /// Forgets a node, when it has stopped or all that it held is released.
+    async fn bury(&self, node: NodeId) -> Result<(), BrokerError>;
+}
+
+/// What a node is answerable for.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Holdings {
+    /// Pairs that it claimed and did not release.
+    pub pairs: Vec<PairId>,
+    /// Groups and the ids of its members in them.
+    pub members: Vec<(Group, String)>,
+}
+
+/// Both ports of one back end, and the deliveries that come out of it.
+pub struct Link {
+    /// Live traffic and histories.
+    pub broker: Arc<dyn Broker>,
+    /// Leased records.
+    pub registry: Arc<dyn Registry>,
+    /// What arrives.
+    pub deliveries: Deliveries,
+}

@@ -1,0 +1,235 @@
+//! Runs: data frames as they stand on the wire towards clients, encoded once and shared by all receivers.
+//!
+//! A server's frames are unmasked, so every receiver's bytes are the same. Frames that were sent in one burst stay
+//! one run from the sender's socket to the receivers', through the broker too: one reference count a receiver, one
+//! copy into one write.
+
+use bytes::{BufMut, Bytes, BytesMut};
+
+use super::FrameKind;
+
+const TEXT: u8 = 0x81;
+const BINARY: u8 = 0x82;
+
+/// One or more encoded data frames.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Run {
+    wire: Bytes,
+    frames: u32,
+    payload: usize,
+}
+
+/// Bytes that are not a whole number of unfragmented, unmasked data frames.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("not a run of whole data frames")]
+pub struct BadRun;
+
+impl Run {
+    /// A run of one frame.
+    #[must_use]
+    pub fn of(kind: FrameKind, payload: &[u8]) -> Self {
+        let mut builder = RunBuilder::default();
+        builder.push(kind, payload);
+        builder.finish()
+    }
+
+    /// Reads bytes that another node wrote. Nothing is copied.
+    ///
+    /// # Errors
+    /// [`BadRun`] when they are anything but whole data frames.
+    pub fn from_wire(wire: Bytes) -> Result<Self, BadRun> {
+        let (mut frames, mut payload, mut rest) = (0, 0, &wire[..]);
+        while !rest.is_empty() {
+            let head = Head::read(rest).ok_or(BadRun)?;
+            rest = rest.get(head.end()?..).ok_or(BadRun)?;
+            frames += 1;
+            payload += head.payload;
+        }
+        Ok(Self { wire, frames, payload })
+    }
+
+    /// The bytes to write.
+    #[must_use]
+    pub fn wire(&self) -> &Bytes {
+        &self.wire
+    }
+
+    /// How many frames.
+    #[must_use]
+    pub fn frames(&self) -> u64 {
+        u64::from(self.frames)
+    }
+
+    /// Bytes of payload in them.
+    #[must_use]
+    pub fn payload_bytes(&self) -> u64 {
+        self.payload as u64
+    }
+
+    /// How many bytes it holds in a queue.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.wire.len()
+    }
+
+    /// Whether there is no frame in it.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.wire.is_empty()
+    }
+
+    /// Splits off the longest prefix of whole frames that has at most `bytes` bytes; `self` keeps the rest.
+    #[must_use]
+    pub fn split_fitting(&mut self, bytes: usize) -> Self {
+        let (mut at, mut frames, mut payload) = (0, 0, 0);
+        while let Some(head) = Head::read(&self.wire[at..]) {
+            let Ok(end) = head.end() else { break };
+            if at + end > bytes {
+                break;
+            }
+            at += end;
+            frames += 1;
+            payload += head.payload;
+        }
+        self.frames -= frames;
+        self.payload -= payload;
+        Self { wire: self.wire.split_to(at), frames, payload }
+    }
+
+    /// Splits off the first frame.
+    #[must_use]
+    pub fn split_first(&mut self) -> Self {
+        let first = Head::read(&self.wire).and_then(|h| h.end().ok()).unwrap_or(0);
+        self.split_fitting(first)
+    }
+
+    /// How many whole frames the first `bytes` bytes hold.
+    #[must_use]
+    pub fn frames_within(&self, bytes: usize) -> u64 {
+        self.clone().split_fitting(bytes).frames()
+    }
+}
+
+/// Encodes frames one behind the other.
+#[derive(Debug, Default)]
+pub struct RunBuilder {
+    wire: BytesMut,
+    frames: u32,
+    payload: usize,
+}
+
+impl RunBuilder {
+    /// Adds one frame: the only copy of its payload on the way to all local receivers.
+    pub fn push(&mut self, kind: FrameKind, payload: &[u8]) {
+        self.wire.reserve(payload.len() + 10);
+        self.wire.put_u8(if kind == FrameKind::Text { TEXT } else { BINARY });
+        match payload.len() {
+            n @ 0..=125 => self.wire.put_u8(n as u8),
+            n @ 126..=0xFFFF => {
+                self.wire.put_u8(126);
+                self.wire.put_u16(n as u16);
+            }
+            n => {
+                self.wire.put_u8(127);
+                self.wire.put_u64(n as u64);
+            }
+        }
+        self.wire.put_slice(payload);
+        self.frames += 1;
+        self.payload += payload.len();
+    }
+
+    /// How many bytes are encoded so far.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.wire.len()
+    }
+
+    /// Whether nothing is encoded so far.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.wire.is_empty()
+    }
+
+    /// The run, leaving the builder empty.
+    #[must_use]
+    pub fn finish(&mut self) -> Run {
+        let Self { wire, frames, payload } = std::mem::take(self);
+        Run { wire: wire.freeze(), frames, payload }
+    }
+}
+
+/// The header of an encoded frame.
+struct Head {
+    length: usize,
+    payload: usize,
+}
+
+impl Head {
+    fn read(wire: &[u8]) -> Option<Self> {
+        let (&[op, seven], rest) = wire.split_first_chunk::<2>()?;
+        if op != TEXT && op != BINARY {
+            return None;
+        }
+        match seven {
+            n @ 0..=125 => Some(Self { length: 2, payload: n.into() }),
+            126 => Some(Self { length: 4, payload: u16::from_be_bytes(*rest.first_chunk()?).into() }),
+            127 => Some(Self { length: 10, payload: u64::from_be_bytes(*rest.first_chunk()?).try_into().ok()? }),
+            _ => None,
+        }
+    }
+
+    fn end(&self) -> Result<usize, BadRun> {
+        self.length.checked_add(self.payload).ok_or(BadRun)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn frames() -> impl Strategy<Value = Vec<Vec<u8>>> {
+        let size = prop_oneof![0..200usize, Just(125), Just(126), Just(65_535), Just(65_536)];
+        prop::collection::vec(size.prop_map(|n| vec![7u8; n]), 1..8)
+    }
+
+    proptest! {
+        #[test]
+        fn another_node_reads_what_this_one_wrote(frames in frames()) {
+            let mut builder = RunBuilder::default();
+            for frame in &frames {
+                builder.push(FrameKind::Binary, frame);
+            }
+            let run = builder.finish();
+            prop_assert_eq!(run.frames(), frames.len() as u64);
+            prop_assert_eq!(run.payload_bytes(), frames.iter().map(Vec::len).sum::<usize>() as u64);
+            prop_assert_eq!(Run::from_wire(run.wire().clone()), Ok(run));
+        }
+
+        #[test]
+        fn splitting_loses_nothing(frames in frames(), at in 0..140_000usize) {
+            let mut builder = RunBuilder::default();
+            for frame in &frames {
+                builder.push(FrameKind::Text, frame);
+            }
+            let whole = builder.finish();
+            let mut rest = whole.clone();
+            let front = rest.split_fitting(at);
+            prop_assert!(front.len() <= at);
+            prop_assert_eq!(front.frames() + rest.frames(), whole.frames());
+            prop_assert_eq!([&front.wire()[..], &rest.wire()[..]].concat(), whole.wire().to_vec());
+            if !rest.is_empty() {
+                prop_assert!(front.len() + rest.split_first().len() > at);
+            }
+        }
+
+        #[test]
+        fn noise_is_refused_or_whole(noise: Vec<u8>) {
+            if let Ok(run) = Run::from_wire(Bytes::from(noise)) {
+                prop_assert_eq!(run.frames_within(run.len()), run.frames());
+            }
+        }
+    }
+}

@@ -1,0 +1,160 @@
+//! Tickets: signed strings that open one side of one pair with stated grants.
+
+use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation, decode, encode};
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::{Failure, Fault, Grants, PairId};
+
+/// Who signs.
+const ISSUER: &str = "sibling-sockets";
+/// The longest token that is looked at, in bytes.
+const LONGEST: usize = 8 * 1024;
+
+/// The side of a pair that a ticket opens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Side {
+    /// The client socket.
+    Client,
+    /// A sibling socket, and the pair's routes.
+    Sibling,
+}
+
+impl Side {
+    /// The ticket's audience.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Client => "client",
+            Self::Sibling => "sibling",
+        }
+    }
+}
+
+/// What a ticket says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ticket {
+    iss: String,
+    /// The side that it opens.
+    pub aud: Side,
+    /// The pair that it opens.
+    pub pair: PairId,
+    /// What its bearer may do.
+    pub grants: Grants,
+    /// When it ends, in seconds since 1970.
+    pub exp: u64,
+    /// Its own name.
+    pub jti: Uuid,
+}
+
+impl Ticket {
+    /// A ticket that ends at `exp` (seconds since 1970).
+    #[must_use]
+    pub fn new(aud: Side, pair: PairId, grants: Grants, exp: u64) -> Self {
+        Self { iss: ISSUER.into(), aud, pair, grants, exp, jti: Uuid::now_v7() }
+    }
+}
+
+/// The keys that sign and verify tickets: the first signs, all verify, so that keys can be changed without a break.
+#[derive(Clone)]
+pub struct TicketKeys(Vec<(EncodingKey, DecodingKey)>);
+
+impl std::fmt::Debug for TicketKeys {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "TicketKeys({})", self.0.len())
+    }
+}
+
+impl TicketKeys {
+    /// Keys from secrets, the signing one first. At least one.
+    #[must_use]
+    pub fn new<'a>(secrets: impl IntoIterator<Item = &'a [u8]>) -> Self {
+        Self(secrets.into_iter().map(|s| (EncodingKey::from_secret(s), DecodingKey::from_secret(s))).collect())
+    }
+
+    /// The text of a ticket.
+    ///
+    /// # Errors
+    /// [`Fault::Internal`] when there is no key or signing fails.
+    pub fn sign(&self, ticket: &Ticket) -> Result<String, Failure> {
+        let failed = || Failure::new(Fault::Internal, "the ticket could not be signed");
+        let (key, _) = self.0.first().ok_or_else(failed)?;
+        encode(&Header::new(Algorithm::HS256), ticket, key).map_err(|_| failed())
+    }
+
+    /// Checks a ticket's text: signature, issuer, side, pair, and that it has not ended at `now` (seconds since
+    /// 1970).
+    ///
+    /// # Errors
+    /// [`Fault::Unauthorized`] with a sentence that tells which check failed.
+    pub fn verify(&self, text: &str, side: Side, pair: PairId, now: u64) -> Result<Ticket, Failure> {
+        let refuse = |why: &str| Err(Failure::new(Fault::Unauthorized, why));
+        if text.len() > LONGEST {
+            return refuse("the ticket is too long");
+        }
+        // One algorithm only: a token can't choose how it is checked. Audience, end and pair are checked below, where
+        // each gets its own sentence; the clock is the caller's.
+        let mut rules = Validation::new(Algorithm::HS256);
+        rules.validate_exp = false;
+        rules.validate_aud = false;
+        rules.set_issuer(&[ISSUER]);
+        rules.set_required_spec_claims(&["iss", "aud", "exp"]);
+        let Some(ticket) = self.0.iter().find_map(|(_, key)| decode::<Ticket>(text, key, &rules).ok()) else {
+            return refuse("the ticket is not valid: ask for a new one");
+        };
+        let ticket = ticket.claims;
+        if ticket.aud != side {
+            return refuse("the ticket opens the other side of its pair");
+        }
+        if ticket.pair != pair {
+            return refuse("the ticket belongs to another pair");
+        }
+        if ticket.exp <= now {
+            return refuse("the ticket has expired: ask for a new one");
+        }
+        Ok(ticket)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD as B64};
+
+    use super::*;
+
+    fn keys(secrets: &[&str]) -> TicketKeys {
+        TicketKeys::new(secrets.iter().map(|s| s.as_bytes()))
+    }
+
+    fn ticket() -> Ticket {
+        Ticket::new(Side::Sibling, PairId::fresh(), Grants::of_a_sibling(), 1_000)
+    }
+
+    #[test]
+    fn keys_can_be_rotated() {
+        let ticket = ticket();
+        let old = keys(&["old"]).sign(&ticket).unwrap();
+        let both = keys(&["new", "old"]);
+        assert_eq!(both.verify(&old, Side::Sibling, ticket.pair, 999).unwrap(), ticket);
+        let new = both.sign(&ticket).unwrap();
+        assert!(keys(&["old"]).verify(&new, Side::Sibling, ticket.pair, 999).is_err());
+    }
+
+    #[test]
+    fn everything_else_is_refused() {
+        let (keys, ticket) = (keys(&["k"]), ticket());
+        let text = keys.sign(&ticket).unwrap();
+        assert!(keys.verify(&text, Side::Sibling, ticket.pair, 999).is_ok());
+        assert!(keys.verify(&text, Side::Sibling, ticket.pair, 1_000).is_err(), "expired");
+        assert!(keys.verify(&text, Side::Client, ticket.pair, 999).is_err(), "the other side");
+        assert!(keys.verify(&text, Side::Sibling, PairId::fresh(), 999).is_err(), "another pair");
+        assert!(keys.verify(&"x".repeat(1 << 20), Side::Sibling, ticket.pair, 999).is_err(), "huge");
+        let claims = text.split('.').nth(1).unwrap();
+        let none = format!("{}.{claims}.", B64.encode(br#"{"alg":"none","typ":"JWT"}"#));
+        assert!(keys.verify(&none, Side::Sibling, ticket.pair, 999).is_err(), "alg none");
+        let mut bent = text.into_bytes();
+        *bent.last_mut().unwrap() ^= 4;
+        assert!(keys.verify(std::str::from_utf8(&bent).unwrap(), Side::Sibling, ticket.pair, 999).is_err());
+    }
+}

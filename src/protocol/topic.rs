@@ -1,0 +1,20 @@
+//! What can be published to and listened to.
+
+use super::{NodeId, PairId, RoomName};
+
+/// A place where nodes reach each other through the broker. A pair's topic also has a history.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Topic {
+    /// The events of one pair, kept and live.
+    Pair(PairId),
+    /// The frames of one room, live only.
+    Room(RoomName),
+    /// Commands and replies for one node, live only.
+    Node(NodeId),
+}
+
+impl From<PairId> for Topic {
+    fn from(pair: PairId) -> Self {
+        Self::Pair(pair)
+    }
+}
