@@ -254,7 +254,7 @@ fn cut(text: &str) -> &str {
 }
 
 fn typed<T: DeserializeOwned>(params: Value) -> Result<T, Failure> {
-    serde_json::from_value(params).map_err(|e| invalid(format!("params: {e}")))
+    serde_json::from_value(params).map_err(|e| Failure::misfit("params", &e))
 }
 
 impl PayloadParams {
@@ -376,7 +376,7 @@ mod tests {
             ("client.ping", json!({"x": 1}), "x"),
         ] {
             let failure = fault(method, params);
-            assert_eq!(failure.fault, Fault::InvalidParams, "{method}: {failure}");
+            assert_eq!(failure.fault.rpc(), Fault::InvalidParams.rpc(), "{method}: {failure}");
             assert!(failure.message.contains(names), "{method}: {failure} does not name {names}");
         }
     }

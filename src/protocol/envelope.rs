@@ -41,6 +41,10 @@ pub enum Mail {
     },
     /// A newer client socket took over: close yours, if it is older than this.
     Yield {
+        /// What the reply is matched by, at the asking node.
+        number: u64,
+        /// Who asks.
+        from: NodeId,
         /// Whose.
         pair: PairId,
         /// The newer one's fence.
@@ -137,7 +141,7 @@ mod tests {
             Mail::Reply { number: 1, outcome: Reply::Done(json!({"position": 3})) },
             Mail::Reply { number: 2, outcome: Reply::Failed(Failure::new(Fault::Conflict, "no")) },
             Mail::Reply { number: 3, outcome: Reply::NotHere },
-            Mail::Yield { pair, to: Fence { epoch: 2, nonce: 9 } },
+            Mail::Yield { number: 4, from, pair, to: Fence { epoch: 2, nonce: 9 } },
         ] {
             assert_eq!(Envelope::read(&Envelope::mail(&mail).unwrap()), Ok(Envelope::Mail(mail)));
         }

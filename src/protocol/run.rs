@@ -96,11 +96,23 @@ impl Run {
         Self { wire: self.wire.split_to(at), frames, payload }
     }
 
+    /// No frame.
+    #[must_use]
+    pub fn empty() -> Self {
+        Self { wire: Bytes::new(), frames: 0, payload: 0 }
+    }
+
+    /// Splits off the first `frames` frames.
+    #[must_use]
+    pub fn split_frames(&mut self, frames: u64) -> Self {
+        let end = (0..frames).try_fold(0, |at, _| Some(at + Head::read(&self.wire[at..])?.end().ok()?));
+        self.split_fitting(end.unwrap_or(self.wire.len()))
+    }
+
     /// Splits off the first frame.
     #[must_use]
     pub fn split_first(&mut self) -> Self {
-        let first = Head::read(&self.wire).and_then(|h| h.end().ok()).unwrap_or(0);
-        self.split_fitting(first)
+        self.split_frames(1)
     }
 
     /// How many whole frames the first `bytes` bytes hold.

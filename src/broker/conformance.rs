@@ -1,0 +1,123 @@
+//! The contract of the two ports: a function per clause, over three nodes of one medium that nobody else uses.
+//!
+//! Every back end is run against all of them (`tests/broker_contract.rs`). A clause panics when it is broken. Waiting
+//! is always for something to happen, with a deadline, never for some time to pass; except where time is the point.
+
+#![allow(clippy::missing_panics_doc, reason = "panicking is how a clause says that it is broken")]
+
+mod groups;
+mod histories;
+mod live;
+mod pairs;
+
+use std::{future::Future, time::Duration};
+
+use bytes::Bytes;
+use tokio::time::{Instant, sleep, timeout};
+
+pub use self::{
+    groups::{groups_have_members_in_order, holdings_follow, nodes_live_expire_and_are_buried, one_charter_wins},
+    histories::{
+        a_nonce_is_added_once, concurrent_appenders_make_one_chain, heads_of_many, histories_are_trimmed,
+        histories_outlive_their_record, live_and_kept_are_the_same, pages_tell_where_they_stand,
+    },
+    live::{
+        nothing_is_missed_after_subscribe, only_what_was_subscribed, payloads_are_bytes, published_in_order_to_all,
+        the_last_change_of_a_subscription_wins,
+    },
+    pairs::{
+        claims_count_up, facts_are_fenced, one_ender_wins, one_releaser_wins, only_the_idle_end_as_idle,
+        records_are_made_once,
+    },
+};
+use super::{Broker, Claim, Delivery, Entry, Keep, Link, Record};
+use crate::protocol::{Fence, NodeId, PairId, Position, Topic};
+
+/// How long anything that must happen may take.
+const DEADLINE: Duration = Duration::from_secs(10);
+/// A time that no clause waits for.
+const LONG: Duration = Duration::from_secs(600);
+/// Why a call may not fail here.
+const UP: &str = "the broker under test is up";
+/// Keeps all that a clause appends.
+const ALL: Keep = Keep { events: 10_000, age: LONG, most: 10_000 };
+
+/// The three nodes that a clause is about.
+pub type Nodes = [Link; 3];
+
+fn room(name: &str) -> Topic {
+    Topic::Room(name.parse().expect("the clauses' names are well-formed"))
+}
+
+fn number(n: u64) -> Bytes {
+    n.to_string().into()
+}
+
+fn as_number(payload: &Bytes) -> u64 {
+    std::str::from_utf8(payload).ok().and_then(|text| text.parse().ok()).expect("a number was sent")
+}
+
+/// The next delivery.
+pub async fn next(link: &mut Link) -> Delivery {
+    timeout(DEADLINE, link.deliveries.recv()).await.expect("a delivery in time").expect("the link is alive")
+}
+
+async fn next_message(link: &mut Link) -> (Topic, Bytes) {
+    match next(link).await {
+        Delivery::Message(topic, payload) => (topic, payload),
+        other => panic!("a message was expected, not {other:?}"),
+    }
+}
+
+async fn next_entry(link: &mut Link) -> Entry {
+    match next(link).await {
+        Delivery::Entry(_, entry) => entry,
+        other => panic!("an entry was expected, not {other:?}"),
+    }
+}
+
+async fn append(link: &Link, topic: &Topic, payload: Bytes, keep: &Keep) -> Position {
+    link.broker.append(topic, rand::random(), payload, keep).await.expect(UP)
+}
+
+async fn subscribe_all(nodes: &Nodes, topic: &Topic) {
+    for link in nodes {
+        link.broker.subscribe(topic).await.expect(UP);
+    }
+}
+
+/// Every entry of a history.
+pub async fn all_of(broker: &dyn Broker, topic: &Topic) -> Vec<Entry> {
+    let (mut after, mut entries) = (Position::START, Vec::new());
+    loop {
+        let page = broker.read(topic, after, 500).await.expect(UP);
+        let Some(last) = page.entries.last() else { return entries };
+        after = last.position;
+        entries.extend(page.entries);
+    }
+}
+
+/// That each entry names the one before it, from `before` on, without a hole.
+pub fn assert_chain(before: Position, entries: &[Entry]) {
+    entries.iter().fold(before, |before, entry| {
+        assert_eq!(entry.previous, before, "an entry names its predecessor");
+        assert_eq!(entry.position.offset, before.offset + 1, "offsets have no holes");
+        entry.position
+    });
+}
+
+/// Waits until `question` is answered with true.
+pub async fn until<F: Future<Output = bool>>(mut question: impl FnMut() -> F, what: &str) {
+    let end = Instant::now() + DEADLINE;
+    while !question().await {
+        assert!(Instant::now() < end, "in vain: {what}");
+        sleep(Duration::from_millis(5)).await;
+    }
+}
+
+async fn claimed(link: &Link, pair: PairId, node: NodeId) -> (Fence, Record) {
+    match link.registry.claim(pair, node, rand::random()).await.expect(UP) {
+        Claim::Won(fence, before) => (fence, before),
+        other => panic!("not {other:?}"),
+    }
+}

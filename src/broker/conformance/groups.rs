@@ -1,0 +1,157 @@
+//! Groups and nodes.
+
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+
+use super::{LONG, Nodes, UP, claimed, number, until};
+use crate::{
+    broker::{Census, Claim, Group, Member},
+    protocol::{NodeId, PairId},
+};
+
+fn member(id: &str, node: NodeId, value: u64) -> Member {
+    Member { id: id.to_owned(), node, value: number(value) }
+}
+
+/// The first member lays down the charter, which goes with the last; members are listed in the order of their ids.
+pub async fn groups_have_members_in_order(nodes: &mut Nodes) {
+    let [a, b, _] = nodes;
+    let (one, two) = (NodeId::fresh(), NodeId::fresh());
+    let pair = PairId::fresh();
+    let rooms = ["hall", "hall/annex"].map(|name| Group::Room(name.parse().expect("well-formed")));
+    for group in rooms.into_iter().chain([Group::Siblings(pair)]) {
+        assert_eq!(b.registry.census(&group).await.expect(UP), Census::default());
+        let mut ids: Vec<String> = (0..25).map(|_| PairId::fresh().to_string()).collect();
+        for (i, id) in ids.iter().enumerate().rev() {
+            let charter = a.registry.join(&group, member(id, one, i as u64), number(i as u64)).await.expect(UP);
+            assert_eq!(charter, number(24), "the first one's");
+        }
+        let census = b.registry.census(&group).await.expect(UP);
+        assert_eq!(census, Census { charter: Some(number(24)), members: 25 });
+
+        ids.sort();
+        let mut listed = Vec::new();
+        loop {
+            let after = listed.last().map(|member: &Member| member.id.clone());
+            let page = b.registry.members(&group, after.as_deref(), 10).await.expect(UP);
+            assert!(page.len() <= 10);
+            if page.is_empty() {
+                break;
+            }
+            listed.extend(page);
+        }
+        assert_eq!(listed.iter().map(|member| &member.id).collect::<Vec<_>>(), ids.iter().collect::<Vec<_>>());
+        assert!(listed.iter().all(|member| member.node == one));
+        assert_eq!(b.registry.members(&group, None, 0).await.expect(UP), []);
+
+        // A member that has moved is where it is now, and its old node can't remove it.
+        b.registry.join(&group, member(&ids[0], two, 99), number(0)).await.expect(UP);
+        assert_eq!(a.registry.census(&group).await.expect(UP).members, 25);
+        assert_eq!(a.registry.members(&group, None, 1).await.expect(UP), [member(&ids[0], two, 99)]);
+        assert!(!a.registry.leave(&group, &ids[0], one).await.expect(UP));
+        assert!(a.registry.leave(&group, &ids[0], two).await.expect(UP));
+        assert!(!a.registry.leave(&group, &ids[0], two).await.expect(UP));
+        for id in &ids[1..] {
+            assert!(b.registry.leave(&group, id, one).await.expect(UP));
+        }
+        assert_eq!(a.registry.census(&group).await.expect(UP), Census::default());
+        let charter = a.registry.join(&group, member(&ids[3], one, 0), number(77)).await.expect(UP);
+        assert_eq!(charter, number(77), "a new group has a new charter");
+    }
+}
+
+/// Of many who come first to an empty group, one lays down the charter.
+pub async fn one_charter_wins(nodes: &mut Nodes) {
+    let group = Group::Room("rush".parse().expect("well-formed"));
+    let mut joins = JoinSet::new();
+    for (i, link) in (0..).zip(nodes.iter()) {
+        for j in 0..10 {
+            let (registry, group) = (link.registry.clone(), group.clone());
+            joins.spawn(async move {
+                let (id, n) = (PairId::fresh().to_string(), i * 100 + j);
+                registry.join(&group, member(&id, NodeId::fresh(), 0), number(n)).await.expect(UP)
+            });
+        }
+    }
+    let charters = joins.join_all().await;
+    assert!(charters.iter().all(|charter| *charter == charters[0]));
+    let census = nodes[0].registry.census(&group).await.expect(UP);
+    assert_eq!(census, Census { charter: Some(charters[0].clone()), members: 30 });
+}
+
+/// What a node is answerable for follows every change, whoever makes it.
+pub async fn holdings_follow(nodes: &mut Nodes) {
+    let [a, b, _] = nodes;
+    let (one, two) = (NodeId::fresh(), NodeId::fresh());
+    let holdings = async |node, limit| {
+        let mut held = b.registry.holdings(node, limit).await.expect(UP);
+        held.pairs.sort();
+        held.members.sort_by(|(_, a), (_, b)| a.cmp(b));
+        held
+    };
+    let pairs: [PairId; 4] = std::array::from_fn(|_| PairId::fresh());
+    let mut fences = Vec::new();
+    for pair in pairs {
+        a.registry.create(pair, number(0), LONG).await.expect(UP);
+        fences.push(claimed(a, pair, one).await.0);
+    }
+    assert_eq!(holdings(one, 100).await.pairs, pairs);
+    assert_eq!(holdings(one, 3).await.pairs.len(), 3);
+    assert_eq!(holdings(one, 0).await.pairs.len(), 0);
+    assert_eq!(holdings(two, 100).await.pairs, []);
+    // Released (also by another), taken over, ended, taken again by the same node.
+    assert!(b.registry.release(pairs[0], fences[0], LONG, LONG).await.expect(UP));
+    claimed(b, pairs[1], two).await;
+    a.registry.end(pairs[2], None, LONG).await.expect(UP);
+    let (again, _) = claimed(a, pairs[3], one).await;
+    assert!(!a.registry.release(pairs[3], fences[3], LONG, LONG).await.expect(UP));
+    assert_eq!(holdings(one, 100).await.pairs, [pairs[3]]);
+    assert_eq!(holdings(two, 100).await.pairs, [pairs[1]]);
+    assert!(a.registry.release(pairs[3], again, LONG, LONG).await.expect(UP));
+    assert_eq!(holdings(one, 100).await.pairs, []);
+    // Claims that fail hold nothing.
+    assert_eq!(a.registry.claim(pairs[2], one, 1).await.expect(UP), Claim::Ended);
+    assert_eq!(a.registry.claim(PairId::fresh(), one, 1).await.expect(UP), Claim::Missing);
+    assert_eq!(holdings(one, 100).await.pairs, []);
+
+    let (hall, band) = (Group::Room("hall".parse().expect("well-formed")), Group::Siblings(pairs[0]));
+    for group in [&hall, &band] {
+        for id in ["x", "y", "z"] {
+            a.registry.join(group, member(id, one, 0), number(0)).await.expect(UP);
+        }
+    }
+    assert_eq!(holdings(one, 100).await.members.len(), 6);
+    assert_eq!(holdings(one, 5).await.members.len(), 5);
+    a.registry.join(&hall, member("x", two, 0), number(0)).await.expect(UP);
+    a.registry.join(&hall, member("y", one, 1), number(0)).await.expect(UP);
+    for id in ["x", "y", "z"] {
+        assert!(a.registry.leave(&band, id, one).await.expect(UP));
+    }
+    assert_eq!(holdings(one, 100).await.members, [(hall.clone(), "y".to_owned()), (hall.clone(), "z".to_owned())]);
+    assert_eq!(holdings(two, 100).await.members, [(hall.clone(), "x".to_owned())]);
+}
+
+/// Nodes are known while they say that they live, then known as expired, then buried.
+pub async fn nodes_live_expire_and_are_buried(nodes: &mut Nodes) {
+    let [a, b, _] = nodes;
+    let (one, two) = (NodeId::fresh(), NodeId::fresh());
+    assert!(!a.registry.beat(one, number(1), LONG).await.expect(UP));
+    assert!(a.registry.beat(one, number(2), LONG).await.expect(UP));
+    assert!(!b.registry.beat(two, number(3), Duration::from_millis(30)).await.expect(UP));
+    let peers = async || b.registry.nodes().await.expect(UP);
+    until(async || peers().await.iter().any(|peer| peer.node == two && peer.expired), "a lease to run out").await;
+    let known: Vec<_> = peers().await.into_iter().map(|peer| (peer.node, peer.value, peer.expired)).collect();
+    assert_eq!(known, [(one, number(2), false), (two, number(3), true)]);
+    assert!(b.registry.beat(two, number(4), LONG).await.expect(UP), "late, but not forgotten");
+    assert!(peers().await.iter().all(|peer| !peer.expired));
+
+    let pair = PairId::fresh();
+    a.registry.create(pair, number(0), LONG).await.expect(UP);
+    claimed(a, pair, two).await;
+    a.registry.bury(two).await.expect(UP);
+    assert_eq!(peers().await.iter().map(|peer| peer.node).collect::<Vec<_>>(), [one]);
+    assert_eq!(b.registry.holdings(two, 10).await.expect(UP).pairs, []);
+    assert!(!b.registry.beat(two, number(5), LONG).await.expect(UP), "it learns that it was forgotten");
+    a.registry.bury(NodeId::fresh()).await.expect(UP);
+}

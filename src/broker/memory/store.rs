@@ -1,0 +1,254 @@
+//! What is kept: records, histories, groups, nodes. Plain data, changed under the medium's one lock.
+
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, BinaryHeap, HashMap, HashSet, VecDeque},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use tokio::time::Instant;
+
+use crate::{
+    broker::{Entry, Group, Keep, Page, Record},
+    protocol::{NodeId, PairId, Position, Topic},
+};
+
+/// How far back an append looks for its own nonce.
+const DEDUP: usize = 32;
+
+/// How long a history without a record lives at least.
+const ORPHAN: Duration = Duration::from_secs(60);
+
+/// Something that may be kept for a limited time only.
+pub(super) struct Timed<T> {
+    pub(super) value: T,
+    pub(super) until: Option<Instant>,
+    /// Whether the heap of deadlines has an entry for this: never more than one, however often `until` moves.
+    queued: bool,
+}
+
+impl<T> Timed<T> {
+    pub(super) fn new(value: T) -> Self {
+        Self { value, until: None, queued: false }
+    }
+
+    pub(super) fn is_over(&self, now: Instant) -> bool {
+        self.until.is_some_and(|until| until <= now)
+    }
+}
+
+/// What a deadline is about.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
+enum Due {
+    Record(PairId),
+    History(TopicOrder),
+}
+
+/// A topic in a heap, where what is equal must only be told apart, not sorted well.
+#[derive(Clone, PartialEq, Eq)]
+struct TopicOrder(Topic);
+
+impl PartialOrd for TopicOrder {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for TopicOrder {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        let key = |topic: &Self| match &topic.0 {
+            Topic::Pair(pair) => (0, pair.uuid(), None),
+            Topic::Node(node) => (1, node.uuid(), None),
+            Topic::Room(room) => (2, uuid::Uuid::nil(), Some(room.clone())),
+        };
+        key(self).cmp(&key(other))
+    }
+}
+
+/// How much is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Kept {
+    /// Pairs' records.
+    pub records: usize,
+    /// Histories.
+    pub histories: usize,
+    /// Groups with members.
+    pub groups: usize,
+}
+
+#[derive(Default)]
+pub(super) struct Store {
+    pub(super) records: HashMap<PairId, Timed<Record>>,
+    histories: HashMap<Topic, Timed<History>>,
+    pub(super) groups: HashMap<Group, Roll>,
+    pub(super) nodes: BTreeMap<NodeId, (Bytes, Instant)>,
+    pub(super) holdings: HashMap<NodeId, Held>,
+    due: BinaryHeap<Reverse<(Instant, Due)>>,
+}
+
+/// A group: its charter, and its members in the order of their ids.
+pub(super) struct Roll {
+    pub(super) charter: Bytes,
+    pub(super) members: BTreeMap<String, (NodeId, Bytes)>,
+}
+
+/// What a node is answerable for.
+#[derive(Default)]
+pub(super) struct Held {
+    pub(super) pairs: HashSet<PairId>,
+    pub(super) members: HashSet<(Group, String)>,
+}
+
+/// Entries with the instants of their arrival; never empty, so that offsets go on where they were.
+#[derive(Default)]
+struct History {
+    entries: VecDeque<(Instant, Entry)>,
+}
+
+impl History {
+    fn head(&self) -> Position {
+        self.entries.back().map_or(Position::START, |(_, entry)| entry.position)
+    }
+
+    /// The first entry above `offset`. Offsets have no holes, so it is found by counting.
+    fn above(&self, offset: u64) -> usize {
+        let oldest = self.entries.front().map_or(1, |(_, entry)| entry.position.offset);
+        usize::try_from(offset.saturating_add(1).saturating_sub(oldest))
+            .map_or(self.entries.len(), |i| i.min(self.entries.len()))
+    }
+
+    fn trim(&mut self, now: Instant, keep: &Keep) {
+        while let Some((since, _)) = self.entries.front() {
+            let count = self.entries.len() as u64;
+            let surplus = count > keep.most || count > keep.events && now.duration_since(*since) >= keep.age;
+            if count <= 1 || !surplus {
+                break;
+            }
+            self.entries.pop_front();
+        }
+    }
+}
+
+impl Store {
+    pub(super) fn append(&mut self, topic: &Topic, nonce: u64, payload: Bytes, keep: &Keep) -> Entry {
+        let now = Instant::now();
+        self.expire(2);
+        self.forget_history_if_over(topic, now);
+        let record = match topic {
+            Topic::Pair(pair) => self.records.get(pair).filter(|record| !record.is_over(now)),
+            Topic::Room(_) | Topic::Node(_) => None,
+        };
+        let orphan = keep.age.max(ORPHAN);
+        let until = match record.map(|record| record.until) {
+            None => Some(now + orphan),
+            Some(until) => until.map(|until| until + orphan),
+        };
+        let without_record = record.is_none();
+
+        let history = self.histories.entry(topic.clone()).or_insert_with(|| Timed::new(History::default()));
+        let recent = history.value.entries.iter().rev().take(DEDUP).map(|(_, entry)| entry);
+        if let Some(entry) = recent.into_iter().find(|entry| entry.position.nonce == nonce) {
+            return entry.clone();
+        }
+        let previous = history.value.head();
+        let position = Position { offset: previous.offset + 1, nonce };
+        let entry = Entry { position, previous, payload };
+        history.value.entries.push_back((now, entry.clone()));
+        history.value.trim(now, keep);
+        if without_record || history.until.is_none() {
+            self.keep_history(topic, until);
+        }
+        entry
+    }
+
+    pub(super) fn read(&mut self, topic: &Topic, after: Position, limit: usize) -> Page {
+        self.forget_history_if_over(topic, Instant::now());
+        let Some(history) = self.histories.get(topic).map(|history| &history.value) else {
+            return Page { known: after == Position::START, ..Page::default() };
+        };
+        let from = history.above(after.offset);
+        let oldest = history.entries.front().map(|(_, entry)| (entry.position, entry.previous));
+        let known = match oldest {
+            Some((_, before)) if after == Position::START => before == Position::START,
+            _ => from > 0 && history.entries[from - 1].1.position == after,
+        };
+        let entries = history.entries.range(from..).take(limit).map(|(_, entry)| entry.clone()).collect();
+        Page { entries, known, oldest, head: history.head() }
+    }
+
+    pub(super) fn head(&mut self, topic: &Topic) -> Position {
+        self.forget_history_if_over(topic, Instant::now());
+        self.histories.get(topic).map_or(Position::START, |history| history.value.head())
+    }
+
+    /// The record of a pair, unless its time is up.
+    pub(super) fn record(&mut self, pair: PairId) -> Option<&mut Record> {
+        let now = Instant::now();
+        self.records.get_mut(&pair).filter(|record| !record.is_over(now)).map(|record| &mut record.value)
+    }
+
+    /// Sets until when a record is kept; `None` is for ever.
+    pub(super) fn keep_record(&mut self, pair: PairId, until: Option<Instant>) {
+        if let Some(record) = self.records.get_mut(&pair) {
+            record.until = until;
+            if let (Some(until), false) = (until, record.queued) {
+                record.queued = true;
+                self.due.push(Reverse((until, Due::Record(pair))));
+            }
+        }
+    }
+
+    /// Sets until when a history is kept; `None` is for ever.
+    pub(super) fn keep_history(&mut self, topic: &Topic, until: Option<Instant>) {
+        self.forget_history_if_over(topic, Instant::now());
+        if let Some(history) = self.histories.get_mut(topic) {
+            history.until = until;
+            if let (Some(until), false) = (until, history.queued) {
+                history.queued = true;
+                self.due.push(Reverse((until, Due::History(TopicOrder(topic.clone())))));
+            }
+        }
+    }
+
+    fn forget_history_if_over(&mut self, topic: &Topic, now: Instant) {
+        if self.histories.get(topic).is_some_and(|history| history.is_over(now)) {
+            self.histories.remove(topic);
+        }
+    }
+
+    /// Gives back the memory of at most `portion` things whose time is up. True when there may be more.
+    pub(super) fn expire(&mut self, portion: usize) -> bool {
+        let now = Instant::now();
+        for _ in 0..portion {
+            match self.due.peek() {
+                Some(Reverse((until, _))) if *until <= now => {}
+                _ => return false,
+            }
+            let Some(Reverse((_, due))) = self.due.pop() else { return false };
+            let until = match &due {
+                Due::Record(pair) => settle(&mut self.records, pair, now),
+                Due::History(topic) => settle(&mut self.histories, &topic.0, now),
+            };
+            if let Some(until) = until {
+                self.due.push(Reverse((until, due)));
+            }
+        }
+        true
+    }
+
+    pub(super) fn kept(&self) -> Kept {
+        Kept { records: self.records.len(), histories: self.histories.len(), groups: self.groups.len() }
+    }
+}
+
+/// Removes what is over. What got a later deadline meanwhile is to be looked at again then.
+fn settle<K: std::hash::Hash + Eq, T>(map: &mut HashMap<K, Timed<T>>, key: &K, now: Instant) -> Option<Instant> {
+    let timed = map.get_mut(key)?;
+    if timed.is_over(now) {
+        map.remove(key);
+        return None;
+    }
+    timed.queued = timed.until.is_some();
+    timed.until
+}

@@ -1,0 +1,198 @@
+//! What a node is answerable for, kept so that another can clean up after it.
+//!
+//! Records and groups live in other slots than a node's list of them, so the two can't change in one step. The list
+//! errs on the safe side: an entry is added before what it stands for is taken, and removed after it is given up, and
+//! whoever reads it compares it with what it stands for. Each entry carries the claim's nonce, or the joining's mark:
+//! so an old entry's removal can't hit the new one of the same thing.
+
+use bytes::Bytes;
+use fred::{
+    interfaces::{HashesInterface, KeysInterface, SortedSetsInterface},
+    types::Value,
+};
+
+use super::{
+    Redis,
+    reply::{as_array, as_parsed},
+    script::{self, unavailable},
+};
+use crate::{
+    broker::{BrokerError, Group, Holdings},
+    protocol::{NodeId, PairId},
+};
+
+/// How many entries are compared in one go.
+const PAGE: usize = 256;
+
+/// One entry of a node's list.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Hold {
+    /// A pair, by the nonce of its fence.
+    Pair(PairId, u64),
+    /// A member of a group, by its mark.
+    Member(Group, Mark, String),
+}
+
+/// What tells one joining from the next of the same member: 16 hexadecimal digits.
+pub(super) type Mark = String;
+
+impl Hold {
+    fn write(&self) -> String {
+        match self {
+            Self::Pair(pair, nonce) => format!("p {pair} {nonce}"),
+            Self::Member(Group::Room(room), mark, id) => format!("r {room} {mark} {id}"),
+            Self::Member(Group::Siblings(pair), mark, id) => format!("s {pair} {mark} {id}"),
+        }
+    }
+
+    fn read(text: &str) -> Option<Self> {
+        let (kind, rest) = text.split_once(' ')?;
+        let (name, rest) = rest.split_once(' ')?;
+        if kind == "p" {
+            return Some(Self::Pair(name.parse().ok()?, rest.parse().ok()?));
+        }
+        let (mark, id) = rest.split_once(' ')?;
+        let group = match kind {
+            "r" => Group::Room(name.parse().ok()?),
+            "s" => Group::Siblings(name.parse().ok()?),
+            _ => return None,
+        };
+        Some(Self::Member(group, mark.to_owned(), id.to_owned()))
+    }
+}
+
+/// What a group's HASH says of a member: node, mark, value.
+pub(super) fn write_member(node: NodeId, mark: &Mark, value: &Bytes) -> Bytes {
+    [node.to_string().as_bytes(), mark.as_bytes(), value].concat().into()
+}
+
+/// The reverse of [`write_member`].
+pub(super) fn read_member(mut bytes: Bytes) -> Result<(NodeId, Mark, Bytes), BrokerError> {
+    let garbled = || BrokerError::Garbled("not a member".into());
+    // "node_" and 26 characters, then the mark.
+    if bytes.len() < 31 + 16 {
+        return Err(garbled());
+    }
+    let text = |bytes: &Bytes| std::str::from_utf8(bytes).map(str::to_owned).map_err(|_| garbled());
+    let node = text(&bytes.split_to(31))?.parse().map_err(|_| garbled())?;
+    let mark = text(&bytes.split_to(16))?;
+    Ok((node, mark, bytes))
+}
+
+impl Redis {
+    /// Before something is taken.
+    pub(super) async fn note(&self, node: NodeId, hold: &Hold) -> Result<(), BrokerError> {
+        let entry = (0.0, hold.write());
+        self.commands.zadd(self.keys.holds(node), None, None, false, false, entry).await.map_err(unavailable)
+    }
+
+    /// After something was given up. It is so whether or not this works: an entry too many is found by its readers.
+    pub(super) async fn strike(&self, node: NodeId, hold: &Hold) {
+        let struck = self.commands.zrem::<(), _, _>(self.keys.holds(node), hold.write()).await;
+        if let Err(error) = struck {
+            tracing::debug!(%node, ?hold, %error, "an entry too many stays in a node's list");
+        }
+    }
+
+    /// The whole list goes with its node.
+    pub(super) async fn forget_holds(&self, node: NodeId) -> Result<(), BrokerError> {
+        self.commands.del(self.keys.holds(node)).await.map_err(unavailable)
+    }
+
+    pub(super) async fn read_holds(&self, node: NodeId, limit: usize) -> Result<Holdings, BrokerError> {
+        let mut holdings = Holdings::default();
+        self.each_hold(node, ["[p ", "(p!"], limit, |hold| {
+            if let Hold::Pair(pair, _) = hold {
+                holdings.pairs.push(pair);
+            }
+        })
+        .await?;
+        self.each_hold(node, ["[r ", "(s!"], limit, |hold| {
+            if let Hold::Member(group, _, id) = hold {
+                holdings.members.push((group, id));
+            }
+        })
+        .await?;
+        Ok(holdings)
+    }
+
+    /// Calls `found` for the first `limit` entries in a part of the list that stand for something.
+    async fn each_hold(
+        &self,
+        node: NodeId,
+        [from, to]: [&str; 2],
+        limit: usize,
+        mut found: impl FnMut(Hold) + Send,
+    ) -> Result<(), BrokerError> {
+        let (mut from, mut left) = (from.to_owned(), limit);
+        while left > 0 {
+            let args: Vec<Value> = vec![from.clone().into(), to.into(), PAGE.to_string().into()];
+            let reply = script::HOLDS.call(&self.commands, vec![self.keys.holds(node)], args).await?;
+            let entries: Vec<String> = as_array(reply)?.into_iter().skip(1).filter_map(Value::into_string).collect();
+            let Some(last) = entries.last() else { return Ok(()) };
+            from = format!("({last}");
+            let holds = entries.iter().filter_map(|entry| Hold::read(entry)).collect();
+            for hold in self.compare(node, holds).await?.into_iter().take(left) {
+                found(hold);
+                left -= 1;
+            }
+            if entries.len() < PAGE {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    /// Those entries that stand for something, by one round trip.
+    async fn compare(&self, node: NodeId, holds: Vec<Hold>) -> Result<Vec<Hold>, BrokerError> {
+        if holds.is_empty() {
+            return Ok(holds);
+        }
+        let pipeline = self.commands.pipeline();
+        for hold in &holds {
+            match hold {
+                Hold::Pair(pair, _) => {
+                    let fields = vec!["nonce", "holder"];
+                    pipeline.hmget::<(), _, _>(self.keys.pair(*pair), fields).await.map_err(unavailable)?;
+                }
+                Hold::Member(group, _, id) => {
+                    pipeline.hget::<(), _, _>(self.keys.group(group).who, id).await.map_err(unavailable)?;
+                }
+            }
+        }
+        let replies: Vec<Value> = pipeline.all().await.map_err(unavailable)?;
+        let stands = |hold: &Hold, reply: Value| match hold {
+            Hold::Pair(_, nonce) => as_array(reply).is_ok_and(|fields| {
+                matches!(fields.as_slice(), [is, holder]
+                    if as_parsed(is).is_ok_and(|is: u64| is == *nonce)
+                        && as_parsed(holder).is_ok_and(|holder: NodeId| holder == node))
+            }),
+            Hold::Member(_, mark, _) => reply
+                .into_bytes()
+                .and_then(|bytes| read_member(bytes).ok())
+                .is_some_and(|(on, is, _)| on == node && is == *mark),
+        };
+        Ok(holds.into_iter().zip(replies).filter_map(|(hold, reply)| stands(&hold, reply).then_some(hold)).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_is_read() {
+        let pair = PairId::fresh();
+        for hold in [
+            Hold::Pair(pair, u64::MAX),
+            Hold::Member(Group::Room("a/~b".parse().unwrap()), "0".repeat(16), pair.to_string()),
+            Hold::Member(Group::Siblings(pair), "f".repeat(16), "sib_1".into()),
+        ] {
+            assert_eq!(Hold::read(&hold.write()), Some(hold));
+        }
+        let node = NodeId::fresh();
+        let member = write_member(node, &"1".repeat(16), &Bytes::from_static(b"x y"));
+        assert_eq!(read_member(member).unwrap(), (node, "1".repeat(16), Bytes::from_static(b"x y")));
+        assert!(read_member(Bytes::from_static(b"short")).is_err());
+    }
+}

@@ -1,0 +1,101 @@
+//! Every name that is used in Redis, built in one place.
+//!
+//! What one script touches shares a hash tag, so that it shares a slot in Redis Cluster. Names of rooms hold no
+//! braces, ids neither; the prefix is refused if it does.
+
+use crate::{
+    broker::Group,
+    protocol::{NodeId, PairId, Topic},
+};
+
+/// Builds keys and channels that begin with one prefix.
+#[derive(Debug, Clone)]
+pub(super) struct Keys {
+    prefix: String,
+}
+
+/// The three keys of a group.
+pub(super) struct GroupKeys {
+    /// ZSET, all scores 0: the ids in their order.
+    pub(super) members: String,
+    /// HASH: id to node, mark and value.
+    pub(super) who: String,
+    /// STRING.
+    pub(super) charter: String,
+}
+
+impl Keys {
+    /// Keys that begin with `prefix`; `None` if it has braces, which would break the hash tags.
+    pub(super) fn new(prefix: &str) -> Option<Self> {
+        (!prefix.contains(['{', '}'])).then(|| Self { prefix: prefix.to_owned() })
+    }
+
+    /// HASH: a pair's record.
+    pub(super) fn pair(&self, pair: PairId) -> String {
+        format!("{}{{{pair}}}:pair", self.prefix)
+    }
+
+    /// STREAM: a topic's history.
+    pub(super) fn log(&self, topic: &Topic) -> String {
+        self.under(topic, "log")
+    }
+
+    /// The record whose life a topic's history shares. For all but pairs it never exists.
+    pub(super) fn record(&self, topic: &Topic) -> String {
+        self.under(topic, "pair")
+    }
+
+    /// Channel: a topic's live traffic.
+    pub(super) fn live(&self, topic: &Topic) -> String {
+        self.under(topic, "live")
+    }
+
+    pub(super) fn group(&self, group: &Group) -> GroupKeys {
+        let key = |kind: &str| match group {
+            Group::Room(room) => format!("{}{{room/{room}}}:{kind}", self.prefix),
+            Group::Siblings(pair) => format!("{}{{{pair}}}:{kind}", self.prefix),
+        };
+        GroupKeys { members: key("members"), who: key("who"), charter: key("charter") }
+    }
+
+    /// ZSET, all scores 0: what a node holds, see [`super::holds`].
+    pub(super) fn holds(&self, node: NodeId) -> String {
+        format!("{}{{{node}}}:holds", self.prefix)
+    }
+
+    /// ZSET: nodes, by when their lease runs out.
+    pub(super) fn alive(&self) -> String {
+        format!("{}{{nodes}}:alive", self.prefix)
+    }
+
+    /// HASH: node to what it says of itself.
+    pub(super) fn value(&self) -> String {
+        format!("{}{{nodes}}:value", self.prefix)
+    }
+
+    fn under(&self, topic: &Topic, kind: &str) -> String {
+        match topic {
+            Topic::Pair(pair) => format!("{}{{{pair}}}:{kind}", self.prefix),
+            Topic::Room(room) => format!("{}{{room/{room}}}:{kind}", self.prefix),
+            Topic::Node(node) => format!("{}{{{node}}}:{kind}", self.prefix),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn everything_of_a_topic_shares_its_tag() {
+        let keys = Keys::new("sib:").unwrap();
+        let pair = PairId::fresh();
+        let room = Topic::Room("a/b".parse().unwrap());
+        assert_eq!(keys.pair(pair), format!("sib:{{{pair}}}:pair"));
+        assert_eq!(keys.pair(pair), keys.record(&pair.into()));
+        assert_eq!(keys.log(&pair.into()), format!("sib:{{{pair}}}:log"));
+        assert_eq!(keys.group(&Group::Siblings(pair)).who, format!("sib:{{{pair}}}:who"));
+        assert_eq!(keys.live(&room), "sib:{room/a/b}:live");
+        assert!(Keys::new("a{b").is_none());
+    }
+}

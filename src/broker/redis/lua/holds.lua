@@ -1,0 +1,7 @@
+-- A page of what a node holds. KEYS: holds. ARGV: from, to (as ZRANGEBYLEX has them), how many.
+-- Replies: 0, then the entries.
+local reply = { 0 }
+for _, entry in ipairs(redis.call('ZRANGEBYLEX', KEYS[1], ARGV[1], ARGV[2], 'LIMIT', 0, ARGV[3])) do
+  reply[#reply + 1] = entry
+end
+return reply

@@ -1,0 +1,161 @@
+//! The distributed back end: Redis (or Valkey), through fred.
+//!
+//! Three connections, each with its own reason: one that only listens ([`live`]), one that only publishes
+//! ([`publish`]), so that payloads keep their order, and one for everything that has an answer. Whatever must be
+//! atomic is a Lua script ([`script`]) whose keys share a hash tag ([`keys`]).
+//!
+//! # Tasks
+//! Three, all on the tracker that [`connect`] is given: the publisher, the keeper of subscriptions and the reader of
+//! messages (and one of fred's own per connection). They end when the token is cancelled: the publisher after it has
+//! sent what was queued, for two seconds at most. Nothing works after that, so cancel it when the node has released
+//! what it held.
+
+mod connect;
+mod holds;
+mod keys;
+mod live;
+mod publish;
+mod reader;
+mod registry;
+mod reply;
+mod script;
+
+use std::{sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use bytes::{BufMut as _, Bytes, BytesMut};
+use fred::{
+    clients::Client,
+    error::{Error, ErrorKind},
+    interfaces::ClientLike as _,
+};
+use tokio::sync::mpsc;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use self::{
+    connect::{ANSWER, Purpose},
+    keys::Keys,
+    live::Live,
+    publish::Queue,
+    reply::{as_array, as_bytes, as_integer, as_position, millis},
+    script::unavailable,
+};
+use super::{Broker, BrokerError, Entry, Keep, Link, Page};
+use crate::protocol::{NodeId, Position, Topic};
+
+/// How many deliveries wait for the node before the reader does.
+const DELIVERIES: usize = 16_384;
+
+/// How long a history without a record lives at least.
+const ORPHAN: Duration = Duration::from_secs(60);
+
+struct Redis {
+    commands: Client,
+    keys: Keys,
+    queue: Arc<Queue>,
+    live: Live,
+}
+
+/// Connects a node. All keys and channels begin with `prefix`, which must not contain braces.
+///
+/// # Errors
+/// [`BrokerError::Unavailable`] within ten seconds, when Redis can't be reached or the URL is wrong.
+pub async fn connect(
+    url: &str,
+    node: NodeId,
+    prefix: &str,
+    tasks: &TaskTracker,
+    stop: &CancellationToken,
+) -> Result<Link, BrokerError> {
+    let refused = || unavailable(Error::new(ErrorKind::Config, "the prefix must not contain braces"));
+    let keys = Keys::new(prefix).ok_or_else(refused)?;
+    let config = connect::read_url(url)?;
+    let (commands, publisher, listener) = tokio::try_join!(
+        connect::connect(&config, &Purpose { commands: 65_536, messages: 64, answer: ANSWER }),
+        // A batch's answer is waited for until the connection is given up: only then is its order safe.
+        connect::connect(&config, &Purpose { commands: 64, messages: 64, answer: Duration::ZERO }),
+        connect::connect(&config, &Purpose { commands: 4_096, messages: 65_536, answer: ANSWER }),
+    )?;
+    tracing::info!(%node, "connected to redis");
+
+    let (sender, deliveries) = mpsc::channel(DELIVERIES);
+    let live = Live::start(listener, keys.clone(), sender, tasks, stop);
+    let queue = Arc::new(Queue::default());
+    tasks.spawn({
+        let (queue, commands, stop) = (queue.clone(), commands.clone(), stop.clone());
+        async move {
+            publish::run(queue, publisher, stop).await;
+            drop(commands.quit().await);
+        }
+    });
+    let redis = Arc::new(Redis { commands, keys, queue, live });
+    Ok(Link { broker: redis.clone(), registry: redis, deliveries })
+}
+
+#[async_trait]
+impl Broker for Redis {
+    fn publish(&self, topic: &Topic, payload: Bytes) -> Result<(), BrokerError> {
+        let mut message = BytesMut::with_capacity(1 + payload.len());
+        message.put_u8(reader::MESSAGE);
+        message.put(payload);
+        self.queue.push(self.keys.live(topic), message.freeze())
+    }
+
+    async fn subscribe(&self, topic: &Topic) -> Result<(), BrokerError> {
+        self.live.subscribe(topic).await
+    }
+
+    async fn unsubscribe(&self, topic: &Topic) -> Result<(), BrokerError> {
+        self.live.unsubscribe(topic).await
+    }
+
+    async fn append(&self, topic: &Topic, nonce: u64, payload: Bytes, keep: &Keep) -> Result<Position, BrokerError> {
+        let mark = Bytes::copy_from_slice(&nonce.to_be_bytes()[6..]);
+        let args = vec![
+            self.keys.live(topic).into(),
+            nonce.to_string().into(),
+            mark.into(),
+            payload.into(),
+            keep.events.to_string().into(),
+            millis(keep.age).into(),
+            keep.most.to_string().into(),
+            millis(keep.age.max(ORPHAN)).into(),
+        ];
+        let keys = vec![self.keys.log(topic), self.keys.record(topic)];
+        as_position(&script::APPEND.call(&self.commands, keys, args).await?)
+    }
+
+    async fn read(&self, topic: &Topic, after: Position, limit: usize) -> Result<Page, BrokerError> {
+        let above = match after.offset.checked_add(1) {
+            Some(offset) => Position { offset, nonce: 0 },
+            // Nothing is above it; asking for nothing says so.
+            None => after,
+        };
+        let limit = if above == after { 0 } else { limit };
+        let args = vec![after.to_string().into(), above.to_string().into(), limit.to_string().into()];
+        let reply = script::READ.call(&self.commands, vec![self.keys.log(topic)], args).await?;
+        let mut reply = as_array(reply)?.into_iter();
+        let mut next = || reply.next().ok_or_else(|| BrokerError::Garbled("a page is too short".into()));
+        let known = as_integer(&next()?)? == 1;
+        let head = as_position(&next()?)?;
+        let oldest = (as_position(&next()?)?, as_position(&next()?)?);
+        let mut entries = Vec::with_capacity(reply.len() / 3);
+        while let (Some(position), Some(previous), Some(payload)) = (reply.next(), reply.next(), reply.next()) {
+            entries.push(Entry {
+                position: as_position(&position)?,
+                previous: as_position(&previous)?,
+                payload: as_bytes(payload)?,
+            });
+        }
+        Ok(Page { entries, known, oldest: (head != Position::START).then_some(oldest), head })
+    }
+
+    async fn heads(&self, topics: &[Topic]) -> Result<Vec<Position>, BrokerError> {
+        let keys = topics.iter().map(|topic| self.keys.log(topic));
+        let heads = script::HEAD.call_for_each(&self.commands, keys).await?;
+        if heads.len() != topics.len() {
+            return Err(BrokerError::Garbled(format!("{} heads for {} topics", heads.len(), topics.len())));
+        }
+        heads.iter().map(as_position).collect()
+    }
+}

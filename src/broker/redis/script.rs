@@ -1,0 +1,105 @@
+//! The Lua scripts: every step that must be atomic is one of them.
+//!
+//! A script is called by its digest. A Redis that doesn't know it (restarted, failed over, `SCRIPT FLUSH`) did
+//! nothing, so it is then safe to send the source.
+
+use std::sync::LazyLock;
+
+use fred::{
+    clients::Client,
+    error::Error,
+    interfaces::LuaInterface,
+    types::{Value, scripts},
+};
+
+use futures_util::future::try_join_all;
+
+use crate::broker::BrokerError;
+
+/// How many calls are under way at once.
+const PORTION: usize = 4_096;
+
+pub(super) struct Script {
+    code: LazyLock<scripts::Script>,
+}
+
+macro_rules! scripts {
+    ($($name:ident $file:literal)*) => {
+        $(pub(super) static $name: Script = Script {
+            code: LazyLock::new(|| scripts::Script::from_lua(include_str!(concat!("lua/", $file, ".lua")))),
+        };)*
+    };
+}
+
+scripts! {
+    APPEND "append"
+    READ "read"
+    HEAD "head"
+    CREATE "create"
+    CLAIM "claim"
+    REVISE "revise"
+    RELEASE "release"
+    END "end"
+    JOIN "join"
+    LEAVE "leave"
+    CENSUS "census"
+    MEMBERS "members"
+    BEAT "beat"
+    NODES "nodes"
+    BURY "bury"
+    HOLDS "holds"
+}
+
+impl Script {
+    /// Runs the script once.
+    pub(super) async fn call(
+        &self,
+        client: &Client,
+        keys: Vec<String>,
+        args: Vec<Value>,
+    ) -> Result<Value, BrokerError> {
+        let digest = self.code.sha1().clone();
+        // Values are shared bytes: the copies for the second try cost next to nothing.
+        match client.evalsha(digest, keys.clone(), args.clone()).await {
+            Err(error) if is_unknown(&error) => self.call_by_source(client, keys, args).await,
+            outcome => outcome.map_err(unavailable),
+        }
+    }
+
+    /// Runs the script once for each of `keys`, without arguments. All are under way at once, so that it takes one
+    /// round trip (or one for every few thousand, lest they fill the connection's queue).
+    pub(super) async fn call_for_each(
+        &self,
+        client: &Client,
+        keys: impl Iterator<Item = String>,
+    ) -> Result<Vec<Value>, BrokerError> {
+        let mut calls = keys.map(|key| self.call(client, vec![key], Vec::new()));
+        let mut replies = Vec::new();
+        loop {
+            let portion: Vec<_> = calls.by_ref().take(PORTION).collect();
+            if portion.is_empty() {
+                return Ok(replies);
+            }
+            replies.extend(try_join_all(portion).await?);
+        }
+    }
+
+    async fn call_by_source(
+        &self,
+        client: &Client,
+        keys: Vec<String>,
+        args: Vec<Value>,
+    ) -> Result<Value, BrokerError> {
+        let code = self.code.lua().cloned().unwrap_or_default();
+        client.eval(code, keys, args).await.map_err(unavailable)
+    }
+}
+
+fn is_unknown(error: &Error) -> bool {
+    error.details().starts_with("NOSCRIPT")
+}
+
+/// What fred reports: no connection, no answer in time, or a refusal by Redis (`OOM`, `READONLY`, `NOPERM`).
+pub(super) fn unavailable(error: Error) -> BrokerError {
+    BrokerError::Unavailable(std::sync::Arc::new(error))
+}

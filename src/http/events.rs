@@ -1,0 +1,82 @@
+//! A pair's events as Server-Sent Events: the sibling's feed, for those who only listen.
+
+use std::{convert::Infallible, sync::Arc, time::Duration};
+
+use axum::{
+    extract::{Path, Query, State},
+    response::{
+        IntoResponse, Sse,
+        sse::{Event as SseEvent, KeepAlive},
+    },
+};
+use futures_util::stream;
+use http::{HeaderMap, Uri};
+use serde::Deserialize;
+use serde_json::json;
+
+use super::{Gateway, auth::Bearer, problem::Problem, sockets::Listening};
+use crate::{
+    node::{FeedItem, now_text},
+    protocol::{Event, EventKind, Failure, Fault, PairId, write_cursor},
+};
+
+/// How often a quiet stream says that it is still there.
+const STILL_THERE: Duration = Duration::from_secs(15);
+
+#[derive(Deserialize)]
+struct EventsQuery {
+    cursor: Option<String>,
+}
+
+/// `GET /v1/pairs/{pair}/events`
+pub(super) async fn stream(
+    State(gateway): State<Arc<Gateway>>,
+    Path(pair): Path<String>,
+    headers: HeaderMap,
+    uri: Uri,
+) -> Result<impl IntoResponse, Problem> {
+    let node = Arc::clone(&gateway.node);
+    if node.draining.is_cancelled() {
+        return Err(Problem::new(Fault::Draining, "the node is draining: come back, another one answers"));
+    }
+    let query = Query::<EventsQuery>::try_from_uri(&uri)
+        .map_err(|error| Failure::new(Fault::InvalidParams, format!("query: {error}")))?;
+    let last = headers.get("last-event-id").and_then(|id| id.to_str().ok()).filter(|id| !id.is_empty());
+    let cursor = last.map(Into::into).or(query.0.cursor);
+    let bearer = Bearer::of(&headers, &uri)?;
+    let Listening { pair, grants, feed, state } = gateway.listen_to(&pair, &bearer, cursor.as_deref()).await?;
+    let position = feed.position();
+    let data = json!({
+        "pair": pair, "node": node.id, "cursor": write_cursor(pair, position), "grants": grants, "state": state,
+        "protocol": 1,
+    });
+    let ready = Event { kind: EventKind::Ready, at: now_text(), data, cause: None };
+    let first: FeedItem = (Arc::new(ready), position);
+    // The token has a drain wait for the stream, and the stream ends in the drain's time.
+    let token = node.sockets.token();
+    let items = stream::unfold((feed, Some(first), token), move |(mut feed, first, token)| {
+        let node = Arc::clone(&node);
+        async move {
+            let item = match first {
+                Some(item) => item,
+                None => tokio::select! {
+                    biased;
+                    item = feed.next() => item,
+                    () = async {
+                        node.draining.cancelled().await;
+                        tokio::time::sleep(node.drain_plan().siblings).await;
+                    } => return None,
+                },
+            };
+            Some((Ok::<_, Infallible>(sse(pair, &item)), (feed, None, token)))
+        }
+    });
+    Ok(Sse::new(items).keep_alive(KeepAlive::new().interval(STILL_THERE)))
+}
+
+/// No `event:` field, so that a plain `onmessage` sees all.
+fn sse(pair: PairId, (event, position): &FeedItem) -> SseEvent {
+    let cursor = write_cursor(pair, *position);
+    let event = event.told(cursor.clone());
+    SseEvent::default().id(cursor).data(serde_json::to_string(&event).unwrap_or_default())
+}

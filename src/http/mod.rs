@@ -1,0 +1,98 @@
+//! Floor 4: the front door.
+//!
+//! `server` accepts connections, `upgrade` answers WebSocket handshakes, `sockets` and `pairs` are the routes,
+//! `auth` says who may, `problem` how a refusal looks, `page` what a browser sees.
+
+mod auth;
+mod events;
+mod page;
+mod pairs;
+mod probes;
+mod problem;
+mod server;
+mod sockets;
+mod upgrade;
+
+use std::{collections::HashSet, sync::Arc};
+
+use axum::{
+    Router,
+    extract::DefaultBodyLimit,
+    routing::{any, get, post},
+};
+use parking_lot::Mutex;
+
+pub use server::{Door, listen};
+
+use crate::{node::Node, protocol::Fault};
+
+/// The largest body of a request, in bytes.
+const LARGEST_BODY: usize = 64 << 10;
+
+/// Who may do what at the front door.
+#[derive(Debug, Clone, Default)]
+pub struct Access {
+    /// The bearer of the admin routes; `None` means that there are none.
+    pub admin_key: Option<String>,
+    /// Whether those without a token may use public rooms.
+    pub anonymous: bool,
+    /// Whether rooms without a specification are public.
+    pub default_public: bool,
+    /// Origins of pages that may open sockets, beside the gateway's own; `*` is any.
+    pub allowed_origins: Vec<String>,
+    /// Whether pages from loopback addresses may open sockets too.
+    pub loopback_origins: bool,
+    /// The scheme and authority that clients reach the gateway by; else the request's `Host`.
+    pub public_url: Option<String>,
+}
+
+/// What every route needs.
+pub struct Gateway {
+    /// The node behind the door.
+    pub node: Arc<Node>,
+    /// Who may do what.
+    pub access: Access,
+    /// Origins that were refused and logged: each is logged once.
+    refused_origins: Mutex<HashSet<String>>,
+}
+
+impl Gateway {
+    /// A gateway before a node.
+    #[must_use]
+    pub fn new(node: Arc<Node>, access: Access) -> Arc<Self> {
+        Arc::new(Self { node, access, refused_origins: Mutex::default() })
+    }
+}
+
+/// The routes of the internal port.
+pub fn probe_routes(gateway: Arc<Gateway>) -> Router {
+    Router::new()
+        .route("/livez", get(probes::live))
+        .route("/readyz", get(probes::ready))
+        .route("/startupz", get(probes::ready))
+        .with_state(gateway)
+}
+
+/// The routes of the public port; with the probes, unless they have a port of their own.
+pub fn routes(gateway: Arc<Gateway>, with_probes: bool) -> Router {
+    let probes = if with_probes { probe_routes(Arc::clone(&gateway)) } else { Router::new() };
+    Router::new()
+        .route("/v1/pairs", post(pairs::create))
+        .route("/v1/pairs/{pair}", get(pairs::read).delete(pairs::end))
+        .route("/v1/pairs/{pair}/commands", post(pairs::command))
+        .route("/v1/pairs/{pair}/events", get(events::stream))
+        .route("/v1/pairs/{pair}/client", any(sockets::client))
+        .route("/v1/pairs/{pair}/sibling", any(sockets::sibling))
+        .route("/v1/rooms/{room}/client", any(sockets::room_client))
+        .route("/v1/validate", get(sockets::validate))
+        .route("/openrpc.json", get(page::open_rpc))
+        .route("/", get(page::index))
+        .route("/page.js", get(page::script))
+        .route("/page.css", get(page::style))
+        .route("/favicon.ico", get(page::no_icon))
+        .fallback(|| async { problem::Problem::new(Fault::NotFound, "there is no such path") })
+        .method_not_allowed_fallback(problem::method_not_allowed)
+        .layer(DefaultBodyLimit::max(LARGEST_BODY))
+        .with_state(gateway)
+        .merge(probes)
+}

@@ -1,0 +1,224 @@
+//! The three paths that become sockets.
+
+use std::sync::Arc;
+
+use axum::{
+    extract::{Path, Query, Request, State},
+    response::{IntoResponse, Response},
+};
+use http::{HeaderMap, HeaderValue, Uri};
+use serde::Deserialize;
+
+use super::{Gateway, auth::Bearer, pairs::pair_of, problem::Problem, upgrade::Handshake};
+use crate::{
+    node::{Feed, NewPair, Opened},
+    protocol::{
+        Codec, Failure, Fault, Format, Grants, PairId, RoomName, Side, SiblingId, read_cursor,
+    },
+    socket::{Caller, SiblingSocket, serve_client, serve_sibling, standing},
+};
+
+/// What a socket's query may say.
+#[derive(Deserialize, Default)]
+struct SocketQuery {
+    format: Option<String>,
+    cursor: Option<String>,
+    ping: Option<u64>,
+}
+
+impl SocketQuery {
+    fn of(uri: &Uri) -> Result<Self, Failure> {
+        let query = Query::<Self>::try_from_uri(uri)
+            .map_err(|error| Failure::new(Fault::InvalidParams, format!("query: {error}")))?
+            .0;
+        if query.ping.is_some_and(|seconds| !(1..=3_600).contains(&seconds)) {
+            return Err(Failure::new(Fault::InvalidParams, "ping: 1 to 3600 seconds"));
+        }
+        Ok(query)
+    }
+
+    /// What the client can speak: as the query says, else as the subprotocols do.
+    fn offers(&self, protocols: &[String]) -> Result<Vec<Format>, Failure> {
+        let Some(names) = &self.format else {
+            return Ok(protocols.iter().filter_map(|name| Format::from_subprotocol(name)).collect());
+        };
+        let read = |name: &str| {
+            Format::from_name(name.trim())
+                .ok_or_else(|| Failure::new(Fault::InvalidParams, "format: text, json, binary, any, or a list of them"))
+        };
+        names.split(',').map(read).collect()
+    }
+}
+
+/// The subprotocol that a client is answered with: that of the agreed format, else the first known.
+fn choose(protocols: &[String], format: Format) -> Option<String> {
+    let of_format = protocols.iter().find(|name| Format::from_subprotocol(name) == Some(format));
+    of_format.or_else(|| protocols.iter().find(|name| Format::from_subprotocol(name).is_some())).cloned()
+}
+
+/// `GET /v1/pairs/{pair}/client`
+pub(super) async fn client(
+    State(gateway): State<Arc<Gateway>>,
+    Path(pair): Path<String>,
+    mut request: Request,
+) -> Response {
+    let handshake = match Handshake::of(&mut request) {
+        Ok(handshake) => handshake,
+        Err(response) => return *response,
+    };
+    let (headers, uri) = (request.headers().clone(), request.uri().clone());
+    let opening = async {
+        let query = gateway.admit(&headers, &uri)?;
+        let bearer = Bearer::of(&headers, &uri)?;
+        let pair = pair_of(&pair)?;
+        gateway.grants_for_pair(&bearer, pair, Side::Client)?;
+        gateway.open(pair, &query, &handshake.protocols).await.map(|opened| (opened, query))
+    };
+    match opening.await {
+        Ok((opened, query)) => gateway.serve(handshake, opened, query.ping),
+        Err(failure) => handshake.refuse(&gateway, failure),
+    }
+}
+
+/// `GET /v1/rooms/{room}/client`: the pair is made on the way.
+pub(super) async fn room_client(
+    State(gateway): State<Arc<Gateway>>,
+    Path(room): Path<String>,
+    mut request: Request,
+) -> Response {
+    let handshake = match Handshake::of(&mut request) {
+        Ok(handshake) => handshake,
+        Err(response) => return *response,
+    };
+    let (headers, uri) = (request.headers().clone(), request.uri().clone());
+    let opening = async {
+        let query = gateway.admit(&headers, &uri)?;
+        let room: RoomName = room.parse().map_err(|bad| Failure::new(Fault::NotFound, format!("{bad}")))?;
+        gateway.grants_for_new_pair(&Bearer::of(&headers, &uri)?)?;
+        let offers = query.offers(&handshake.protocols)?;
+        let new = NewPair { room, offers, meta: serde_json::Map::new(), linger: None };
+        let (pair, _) = gateway.node.create_pair(new).await?;
+        let said = gateway.node.sign_ticket(Side::Sibling, pair, Grants::of_a_sibling(), None)?;
+        let opened = gateway.open(pair, &query, &handshake.protocols).await?;
+        Ok((opened, query, said["ticket"].as_str().unwrap_or_default().to_owned()))
+    };
+    match opening.await {
+        Ok((opened, query, ticket)) => {
+            let pair = opened.pair.to_string();
+            let mut response = gateway.serve(handshake, opened, query.ping);
+            for (name, value) in [("sibling-pair", pair), ("sibling-ticket", ticket)] {
+                if let Ok(value) = HeaderValue::from_str(&value) {
+                    response.headers_mut().insert(name, value);
+                }
+            }
+            response
+        }
+        Err(failure) => handshake.refuse(&gateway, failure),
+    }
+}
+
+/// `GET /v1/pairs/{pair}/sibling`
+pub(super) async fn sibling(
+    State(gateway): State<Arc<Gateway>>,
+    Path(pair): Path<String>,
+    mut request: Request,
+) -> Response {
+    let handshake = match Handshake::of(&mut request) {
+        Ok(handshake) => handshake,
+        Err(response) => return *response,
+    };
+    let (headers, uri) = (request.headers().clone(), request.uri().clone());
+    let protocol = handshake.protocols.iter().find(|name| Codec::from_subprotocol(name).is_some()).cloned();
+    let codec = protocol.as_deref().and_then(Codec::from_subprotocol).unwrap_or_default();
+    let opening = async {
+        let query = gateway.admit(&headers, &uri)?;
+        let bearer = Bearer::of(&headers, &uri)?;
+        let listening = gateway.listen_to(&pair, &bearer, query.cursor.as_deref()).await?;
+        Ok((listening, query))
+    };
+    match opening.await {
+        Ok((Listening { pair, grants, feed, state }, query)) => {
+            let id = SiblingId::fresh();
+            let caller = Caller { pair, name: id.to_string(), grants };
+            let socket = SiblingSocket { id, caller, codec, feed, state };
+            let (response, upgraded) = handshake.accept(protocol.as_deref());
+            let node = &gateway.node;
+            node.spawn_socket("sibling", serve_sibling(Arc::clone(node), socket, query.ping, upgraded));
+            response
+        }
+        Err(failure) => handshake.refuse(&gateway, failure),
+    }
+}
+
+/// `GET /v1/validate`: what an upgrade with the same ticket would be told.
+pub(super) async fn validate(State(gateway): State<Arc<Gateway>>, headers: HeaderMap, uri: Uri) -> Response {
+    #[derive(Deserialize)]
+    struct ValidateQuery {
+        pair: String,
+        side: Side,
+    }
+    let checking = async {
+        let query = Query::<ValidateQuery>::try_from_uri(&uri)
+            .map_err(|error| Failure::new(Fault::InvalidParams, format!("query: {error}")))?;
+        let pair = pair_of(&query.pair)?;
+        let grants = gateway.grants_for_pair(&Bearer::of(&headers, &uri)?, pair, query.side)?;
+        gateway.node.find_pair(pair).await?;
+        Ok::<_, Failure>(serde_json::json!({"valid": true, "pair": pair, "side": query.side, "grants": grants}))
+    };
+    match checking.await {
+        Ok(answer) => axum::Json(answer).into_response(),
+        Err(failure) => Problem(failure).into_response(),
+    }
+}
+
+/// A listener that was let in.
+pub(super) struct Listening {
+    pub(super) pair: PairId,
+    pub(super) grants: Grants,
+    pub(super) feed: Feed,
+    pub(super) state: serde_json::Value,
+}
+
+impl Gateway {
+    /// What holds for every socket: the node takes new ones, and the page it comes from may open one.
+    fn admit(self: &Arc<Self>, headers: &HeaderMap, uri: &Uri) -> Result<SocketQuery, Failure> {
+        if self.node.draining.is_cancelled() {
+            return Err(Failure::new(Fault::Draining, "the node is draining: come back, another one answers"));
+        }
+        self.check_origin(headers)?;
+        SocketQuery::of(uri)
+    }
+
+    async fn open(&self, pair: PairId, query: &SocketQuery, protocols: &[String]) -> Result<Opened, Failure> {
+        let offers = query.offers(protocols)?;
+        let mut opened = self.node.open_client(pair, &offers).await?;
+        opened.subprotocol = choose(protocols, opened.facts.format);
+        Ok(opened)
+    }
+
+    fn serve(self: &Arc<Self>, handshake: Handshake, opened: Opened, ping: Option<u64>) -> Response {
+        let protocol = opened.subprotocol.clone();
+        let (response, upgraded) = handshake.accept(protocol.as_deref());
+        self.node.spawn_socket("client", serve_client(Arc::clone(&self.node), opened, ping, upgraded));
+        response
+    }
+
+    /// Lets somebody listen to a pair's events, from a cursor on or from now on; also after the pair's end.
+    pub(super) async fn listen_to(
+        &self,
+        pair: &str,
+        bearer: &Bearer,
+        cursor: Option<&str>,
+    ) -> Result<Listening, Failure> {
+        let pair = pair_of(pair)?;
+        let grants = self.grants_for_pair(bearer, pair, Side::Sibling)?;
+        let after = cursor
+            .map(|cursor| read_cursor(pair, cursor))
+            .transpose()
+            .map_err(|bad| Failure::new(Fault::NotFound, bad.to_string()))?;
+        // The feed first: what happens between the two looks is told, and the state is never older than the feed.
+        let feed = Feed::open(&self.node, pair, after).await?;
+        let found = self.node.find_even_ended(pair).await?;
+        Ok(Listening { pair, grants, feed, state: standing(pair, &found) })
+    }
+}

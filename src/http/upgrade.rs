@@ -1,0 +1,122 @@
+//! WebSocket handshakes: what was asked for, what is answered, and how a refusal reaches its reader.
+
+use std::sync::Arc;
+
+use axum::{
+    extract::Request,
+    response::{IntoResponse, Response},
+};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
+
+use super::{
+    Gateway,
+    problem::{Problem, upgrade_required},
+    server::Permit,
+};
+use crate::{
+    protocol::{CloseCode, Closing, Failure, Fault},
+    socket::Upgraded,
+};
+
+/// The most subprotocols that are looked at.
+const MOST_PROTOCOLS: usize = 32;
+
+/// The subprotocols that a request offers, in order.
+pub(super) fn offered(headers: &HeaderMap) -> Vec<&str> {
+    let lists = headers.get_all(header::SEC_WEBSOCKET_PROTOCOL).iter().filter_map(|list| list.to_str().ok());
+    lists.flat_map(|list| list.split(',')).map(str::trim).filter(|p| !p.is_empty()).take(MOST_PROTOCOLS).collect()
+}
+
+/// A handshake that was asked for in good form and is not answered yet.
+pub(super) struct Handshake {
+    accept: String,
+    /// What was offered, tokens left out.
+    pub(super) protocols: Vec<String>,
+    from_page: bool,
+    on_upgrade: OnUpgrade,
+    permit: Option<Permit>,
+}
+
+impl Handshake {
+    /// Reads a request as a handshake.
+    ///
+    /// # Errors
+    /// The response to a request that is none.
+    pub(super) fn of(request: &mut Request) -> Result<Self, Box<Response>> {
+        let headers = request.headers();
+        let has = |name, token: &str| {
+            headers.get_all(name).iter().filter_map(|v: &HeaderValue| v.to_str().ok()).any(|value| {
+                value.split(',').any(|part| part.trim().eq_ignore_ascii_case(token))
+            })
+        };
+        if !has(header::UPGRADE, "websocket") || !has(header::CONNECTION, "upgrade") {
+            return Err(Box::new(upgrade_required("this path is for WebSockets")));
+        }
+        if request.method() != Method::GET {
+            return Err(Box::new(Problem::new(Fault::InvalidRequest, "a WebSocket is opened by GET").into_response()));
+        }
+        if headers.get(header::SEC_WEBSOCKET_VERSION).is_none_or(|v| v != "13") {
+            return Err(Box::new(upgrade_required("Sec-WebSocket-Version: must be 13")));
+        }
+        let key = headers.get(header::SEC_WEBSOCKET_KEY).map(HeaderValue::as_bytes);
+        let Some(key) = key.filter(|key| is_key(key)) else {
+            let message = "Sec-WebSocket-Key: must be 16 bytes in base64";
+            return Err(Box::new(Problem::new(Fault::InvalidRequest, message).into_response()));
+        };
+        let accept = derive_accept_key(key);
+        let protocols = offered(headers).into_iter().filter(|p| !p.starts_with("bearer.")).map(Into::into).collect();
+        let from_page = headers.contains_key(header::ORIGIN);
+        let extensions = request.extensions_mut();
+        let permit = extensions.get::<Permit>().cloned();
+        let Some(on_upgrade) = extensions.remove::<OnUpgrade>() else {
+            return Err(Box::new(upgrade_required("this connection can't be upgraded")));
+        };
+        Ok(Self { accept, protocols, from_page, on_upgrade, permit })
+    }
+
+    /// Accepts: the response, and the future of the connection that it makes.
+    pub(super) fn accept(self, protocol: Option<&str>) -> (Response, impl Future<Output = Option<Upgraded>> + Send + use<>) {
+        let mut response = StatusCode::SWITCHING_PROTOCOLS.into_response();
+        let headers = response.headers_mut();
+        headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+        headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+        if let Ok(accept) = HeaderValue::from_str(&self.accept) {
+            headers.insert(header::SEC_WEBSOCKET_ACCEPT, accept);
+        }
+        if let Some(protocol) = protocol.and_then(|p| HeaderValue::from_str(p).ok()) {
+            headers.insert(header::SEC_WEBSOCKET_PROTOCOL, protocol);
+        }
+        let (on_upgrade, permit) = (self.on_upgrade, self.permit);
+        let upgraded = async move {
+            let parts = on_upgrade.await.ok()?.downcast::<TokioIo<TcpStream>>().ok()?;
+            Some(Upgraded { tcp: parts.io.into_inner(), leftover: parts.read_buf, permit: Box::new(permit) })
+        };
+        (response, upgraded)
+    }
+
+    /// Refuses: a page can't see an HTTP status, so it is let in and told by a close code; everyone else is told by
+    /// the status.
+    pub(super) fn refuse(self, gateway: &Arc<Gateway>, failure: Failure) -> Response {
+        if !self.from_page {
+            return Problem(failure).into_response();
+        }
+        let closing = Closing::because(CloseCode::from(failure.fault), &failure.message);
+        let echo = self.protocols.first().cloned();
+        let (response, upgraded) = self.accept(echo.as_deref());
+        gateway.node.spawn_socket("refusal", async move {
+            if let Some(upgraded) = upgraded.await {
+                upgraded.refuse(&closing).await;
+            }
+        });
+        response
+    }
+}
+
+fn is_key(key: &[u8]) -> bool {
+    use base64::{Engine as _, engine::general_purpose::STANDARD};
+    STANDARD.decode(key).is_ok_and(|bytes| bytes.len() == 16)
+}

@@ -1,0 +1,163 @@
+//! Floor 1: who is here, in this node's memory.
+//!
+//! The clients and siblings whose sockets this node has, who sits in which room, and the fan-out of frames to them.
+//! Nothing here waits, and nothing here knows that other nodes exist.
+
+mod outbox;
+mod room;
+mod watch;
+
+use std::sync::Arc;
+
+use dashmap::{DashMap, Entry};
+use tokio::sync::mpsc;
+
+pub use outbox::{Dropped, Level, Outbox};
+pub use room::Room;
+pub use watch::{Heard, Seat, Watch};
+
+use crate::protocol::{Fence, NodeId, PairId, RoomName};
+
+/// A client socket of this node, as the rest of the node reaches its actor. `M` is the actor's mail.
+pub struct Client<M> {
+    /// Which of the pair's client sockets.
+    pub fence: Fence,
+    /// Where its actor reads.
+    pub mailbox: mpsc::Sender<M>,
+}
+
+/// This node's memory. `M` is the mail that client actors take.
+pub struct Hub<M> {
+    rooms: DashMap<RoomName, Arc<Room>>,
+    clients: DashMap<PairId, Client<M>>,
+    watches: DashMap<PairId, Watch>,
+}
+
+impl<M> Default for Hub<M> {
+    fn default() -> Self {
+        Self { rooms: DashMap::new(), clients: DashMap::new(), watches: DashMap::new() }
+    }
+}
+
+impl<M> Hub<M> {
+    /// The room of this name, if it has members here.
+    #[must_use]
+    pub fn room(&self, name: &RoomName) -> Option<Arc<Room>> {
+        self.rooms.get(name).map(|room| Arc::clone(&room))
+    }
+
+    /// Seats a client in a room: frames reach its outbox from now on.
+    pub fn enter(&self, name: &RoomName, pair: PairId, outbox: &Arc<Outbox>) -> Arc<Room> {
+        // The entry stays locked while the member is added, so that an emptied room can't be removed in between.
+        let room = self.rooms.entry(name.clone()).or_insert_with(|| Arc::new(Room::new(name.clone())));
+        room.add(pair, outbox);
+        Arc::clone(&room)
+    }
+
+    /// Takes a client out of a room: when this returns, no frame of the room reaches its outbox any more.
+    pub fn exit(&self, room: &Room, outbox: &Arc<Outbox>) {
+        if let Entry::Occupied(entry) = self.rooms.entry(room.name().clone())
+            && entry.get().remove(outbox)
+        {
+            entry.remove();
+        }
+    }
+
+    /// Makes a client reachable. An older socket of the same pair is reachable no more.
+    pub fn register(&self, pair: PairId, client: Client<M>) {
+        self.clients.insert(pair, client);
+    }
+
+    /// Makes a client unreachable, unless a newer socket of its pair took its place.
+    pub fn unregister(&self, pair: PairId, fence: Fence) {
+        self.clients.remove_if(&pair, |_, client| client.fence == fence);
+    }
+
+    /// Leaves mail for a client, without waiting. Mail that can't be left comes back.
+    ///
+    /// # Errors
+    /// [`Absent`] when the pair's client socket is not here, or its mailbox is full.
+    pub fn send(&self, pair: PairId, mail: M) -> Result<(), Absent<M>> {
+        let Some(mailbox) = self.clients.get(&pair).map(|client| client.mailbox.clone()) else {
+            return Err(Absent::NotHere(mail));
+        };
+        mailbox.try_send(mail).map_err(|e| match e {
+            mpsc::error::TrySendError::Full(mail) => Absent::Busy(mail),
+            mpsc::error::TrySendError::Closed(mail) => Absent::NotHere(mail),
+        })
+    }
+
+    /// Whether the pair's client socket is here.
+    #[must_use]
+    pub fn has(&self, pair: PairId) -> bool {
+        self.clients.contains_key(&pair)
+    }
+
+    /// The client sockets that are here.
+    #[must_use]
+    pub fn clients(&self) -> Vec<(PairId, Fence)> {
+        self.clients.iter().map(|client| (*client.key(), client.fence)).collect()
+    }
+
+    /// How many client sockets are here.
+    #[must_use]
+    pub fn client_count(&self) -> usize {
+        self.clients.len()
+    }
+
+    /// Adds a listener to a pair's events; its position among the pair's listeners is its own.
+    pub fn attach(&self, pair: PairId, seat: Seat) {
+        self.watches.entry(pair).or_default().add(seat);
+    }
+
+    /// Removes a listener.
+    pub fn detach(&self, pair: PairId, seat: u64) {
+        if let Entry::Occupied(mut entry) = self.watches.entry(pair)
+            && entry.get_mut().remove(seat)
+        {
+            entry.remove();
+        }
+    }
+
+    /// Tells all listeners of a pair.
+    pub fn tell(&self, pair: PairId, heard: &Heard) {
+        if let Some(watch) = self.watches.get(&pair) {
+            watch.tell(heard);
+        }
+    }
+
+    /// Tells all listeners of all pairs.
+    pub fn tell_all(&self, heard: &Heard) {
+        for watch in &self.watches {
+            watch.tell(heard);
+        }
+    }
+
+    /// The pairs that have listeners here.
+    #[must_use]
+    pub fn watched(&self) -> Vec<PairId> {
+        self.watches.iter().map(|watch| *watch.key()).collect()
+    }
+
+    /// The node that was last heard to have the pair's client socket, where somebody here listens to the pair.
+    #[must_use]
+    pub fn home(&self, pair: PairId) -> Option<NodeId> {
+        self.watches.get(&pair)?.home()
+    }
+
+    /// Remembers, or forgets, which node has the pair's client socket.
+    pub fn set_home(&self, pair: PairId, node: Option<NodeId>) {
+        if let Some(watch) = self.watches.get(&pair) {
+            watch.set_home(node);
+        }
+    }
+}
+
+/// Why mail was not left, with the mail.
+#[derive(Debug)]
+pub enum Absent<M> {
+    /// The pair's client socket is not on this node.
+    NotHere(M),
+    /// Its mailbox is full.
+    Busy(M),
+}

@@ -1,0 +1,173 @@
+//! Flow 2, a command: from whoever asks to the actor that has the client socket, and back.
+
+use std::{sync::atomic::Ordering::Relaxed, time::Duration};
+
+use serde_json::Value;
+use tokio::{
+    sync::oneshot,
+    time::{Instant, sleep, timeout_at},
+};
+
+use super::{ClientMail, Node, ReplyTo};
+use crate::{
+    hub::Absent,
+    protocol::{Cause, Command, Failure, Fault, Fence, Mail, NodeId, PairId, Reply},
+};
+
+/// How often a client socket that is just opening or moving house is looked for.
+const LOOKS: u32 = 4;
+/// How long between two looks.
+const BETWEEN_LOOKS: Duration = Duration::from_millis(40);
+
+/// Where a pair's client socket is.
+enum Home {
+    Here,
+    There(NodeId),
+}
+
+impl Node {
+    /// Has the pair's client socket do something, on whichever node it is, and returns the result after the effect.
+    ///
+    /// # Errors
+    /// What the actor answers; [`Fault::ClientDetached`] while there is no client socket, [`Fault::Gone`] after the
+    /// pair's end, [`Fault::NotFound`] for an unknown pair, [`Fault::Timeout`] when no reply came.
+    pub async fn ask(&self, pair: PairId, command: Command, cause: Cause) -> Result<Value, Failure> {
+        let deadline = Instant::now() + self.settings.command_timeout;
+        for look in 0..LOOKS {
+            if look > 0 {
+                sleep(BETWEEN_LOOKS).await;
+            }
+            // Up to here nothing waited: commands of one asker arrive in the order in which they were given.
+            let home = match self.likely_home(pair) {
+                Some(home) => home,
+                None => self.look_home(pair).await?,
+            };
+            let reply = match home {
+                Home::Here => self.ask_here(pair, command.clone(), cause.clone(), deadline).await?,
+                Home::There(node) => {
+                    let (number, reply) = self.expect_reply();
+                    let ask = Mail::Ask { number, from: self.id, pair, command: command.clone(), cause: cause.clone() };
+                    self.post(node, &ask);
+                    self.await_reply(number, reply, deadline).await?
+                }
+            };
+            match reply {
+                Reply::Done(result) => return Ok(result),
+                Reply::Failed(failure) => return Err(failure),
+                Reply::NotHere => self.hub.set_home(pair, None),
+            }
+        }
+        Err(detached())
+    }
+
+    /// Has the holder of an older client socket let go, and waits until it delivers nothing any more; a holder that
+    /// does not answer is not waited for long.
+    pub(super) async fn ask_to_yield(&self, node: NodeId, pair: PairId, to: Fence) {
+        let deadline = Instant::now() + Duration::from_secs(1).min(self.settings.command_timeout);
+        let (number, reply) = self.expect_reply();
+        if node == self.id {
+            let mail = ClientMail::Yield { to, reply: ReplyTo::Node(self.id, number) };
+            if self.hub.send(pair, mail).is_err() {
+                self.pending.remove(&number);
+                return;
+            }
+        } else {
+            self.post(node, &Mail::Yield { number, from: self.id, pair, to });
+        }
+        if self.await_reply(number, reply, deadline).await.is_err() {
+            tracing::warn!(%pair, %node, "the older client socket's node did not answer");
+        }
+    }
+
+    /// Gives a reply that arrived to whoever waits for it.
+    pub(super) fn complete(&self, number: u64, outcome: Reply) {
+        if let Some((_, waiting)) = self.pending.remove(&number) {
+            drop(waiting.send(outcome));
+        }
+    }
+
+    fn likely_home(&self, pair: PairId) -> Option<Home> {
+        if self.hub.has(pair) {
+            return Some(Home::Here);
+        }
+        self.hub.home(pair).filter(|node| *node != self.id).map(Home::There)
+    }
+
+    async fn look_home(&self, pair: PairId) -> Result<Home, Failure> {
+        let record = self.registry.look_up(pair).await?.ok_or_else(|| not_found(pair))?;
+        if record.ended {
+            return Err(gone());
+        }
+        self.hub.set_home(pair, record.holder);
+        match record.holder {
+            Some(node) if node == self.id => Ok(Home::Here),
+            Some(node) => Ok(Home::There(node)),
+            None => Err(detached()),
+        }
+    }
+
+    async fn ask_here(
+        &self,
+        pair: PairId,
+        command: Command,
+        cause: Cause,
+        deadline: Instant,
+    ) -> Result<Reply, Failure> {
+        let (reply, waiting) = oneshot::channel();
+        match self.hub.send(pair, ClientMail::Command { command, cause, reply: ReplyTo::Here(reply) }) {
+            Ok(()) => match timeout_at(deadline, waiting).await {
+                Ok(Ok(reply)) => Ok(reply),
+                // The actor ended with the mail unread.
+                Ok(Err(_)) => Ok(Reply::NotHere),
+                Err(_) => Err(timed_out()),
+            },
+            Err(Absent::NotHere(_)) => Ok(Reply::NotHere),
+            Err(Absent::Busy(_)) => Err(busy()),
+        }
+    }
+
+    fn expect_reply(&self) -> (u64, oneshot::Receiver<Reply>) {
+        let number = self.numbers.fetch_add(1, Relaxed);
+        let (sender, receiver) = oneshot::channel();
+        self.pending.insert(number, sender);
+        (number, receiver)
+    }
+
+    async fn await_reply(
+        &self,
+        number: u64,
+        reply: oneshot::Receiver<Reply>,
+        deadline: Instant,
+    ) -> Result<Reply, Failure> {
+        // However the wait ends (an asker may be dropped in the middle), nothing stays behind.
+        struct Forget<'a>(&'a Node, u64);
+        impl Drop for Forget<'_> {
+            fn drop(&mut self) {
+                self.0.pending.remove(&self.1);
+            }
+        }
+        let _forget = Forget(self, number);
+        timeout_at(deadline, reply).await.ok().and_then(Result::ok).ok_or_else(timed_out)
+    }
+}
+
+pub(super) fn not_found(pair: PairId) -> Failure {
+    Failure::new(Fault::NotFound, format!("there is no pair {pair}"))
+}
+
+pub(super) fn gone() -> Failure {
+    Failure::new(Fault::Gone, "the pair has ended: make a new one")
+}
+
+pub(super) fn detached() -> Failure {
+    Failure::new(Fault::ClientDetached, "the pair has no live client socket: wait for client.opened")
+}
+
+/// The client's actor has more mail than it can take.
+pub(super) fn busy() -> Failure {
+    Failure::new(Fault::RateLimited, "too many commands at once for this pair: wait for replies")
+}
+
+fn timed_out() -> Failure {
+    Failure::new(Fault::Timeout, "no reply in time: whether the command took effect is unknown")
+}

@@ -1,0 +1,59 @@
+//! The end of a node: siblings are told, sockets are closed over a while, and nothing is left behind.
+
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use serde_json::json;
+use tokio::time::{Instant, timeout_at};
+
+use super::{Node, time_text};
+use crate::{hub::Heard, protocol::EventKind};
+
+/// How many sockets may be closed in a second when there are many: those who reconnect arrive elsewhere at this pace.
+const PACE: u32 = 500;
+
+/// When what happens in a drain.
+#[derive(Debug, Clone, Copy)]
+pub struct DrainPlan {
+    /// Client sockets are closed at a random moment within this.
+    pub clients: Duration,
+    /// Siblings are closed after this, when they have heard what became of their client sockets.
+    pub siblings: Duration,
+}
+
+impl Node {
+    /// When sockets are closed in a drain of this node as it stands.
+    #[must_use]
+    pub fn drain_plan(&self) -> DrainPlan {
+        let sockets = u32::try_from(self.hub.client_count()).unwrap_or(u32::MAX);
+        let clients = (Duration::from_secs(1) * sockets / PACE).min(self.settings.drain * 2 / 5);
+        // Siblings leave early when their client socket is gone; this is for those whose client is elsewhere.
+        let siblings = clients + (self.settings.drain / 10).min(Duration::from_secs(1));
+        DrainPlan { clients, siblings }
+    }
+
+    /// Stops: returns when every task has ended, or at the end of the time that the settings give. True when all
+    /// ended by themselves.
+    pub async fn drain(self: &Arc<Self>) -> bool {
+        let deadline = Instant::now() + self.settings.drain;
+        tracing::info!(clients = self.hub.client_count(), "draining");
+        let data = json!({
+            "deadline": time_text(SystemTime::now() + self.settings.drain),
+            "reconnect_within": self.drain_plan().siblings.as_secs_f64().ceil().max(1.0),
+        });
+        self.hub.tell_all(&Heard::Aside(EventKind::NodeDraining, Arc::new(data)));
+        self.draining.cancel();
+        self.sockets.close();
+        let all_closed = timeout_at(deadline - self.settings.drain / 10, self.sockets.wait()).await.is_ok();
+        self.sign_off().await;
+        self.stopped.cancel();
+        self.tasks.close();
+        let all_ended = timeout_at(deadline, self.tasks.wait()).await.is_ok();
+        if !(all_closed && all_ended) {
+            tracing::warn!(sockets = self.sockets.len(), tasks = self.tasks.len(), "stopped before all had ended");
+        }
+        all_closed && all_ended
+    }
+}

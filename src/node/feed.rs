@@ -1,0 +1,165 @@
+//! Feeds: a pair's story for one listener, from a cursor on and then live.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering::Relaxed},
+};
+
+use futures_util::future::BoxFuture;
+use serde_json::{Value, json};
+use tokio::sync::mpsc;
+
+use super::{
+    Node, now_text,
+    replay::{Admit, Gap, Replay},
+};
+use crate::{
+    broker::{BrokerError, Page},
+    hub::{Heard, Seat},
+    protocol::{Event, EventKind, Failure, PairId, Position, Topic},
+};
+
+/// How many events a page of replay has: some 100 KiB.
+const PAGE: usize = 256;
+/// How many live events may wait for a listener before it must read them again.
+const MAILBOX: usize = 256;
+/// How long to wait before a failed read is tried again.
+const RETRY: std::time::Duration = std::time::Duration::from_millis(250);
+
+/// One thing to tell, and the position that it is told at.
+pub type FeedItem = (Arc<Event>, Position);
+
+/// A listener's place in a pair's story. Dropping it ends the listening.
+pub struct Feed {
+    node: Arc<Node>,
+    pair: PairId,
+    seat: u64,
+    mailbox: mpsc::Receiver<Heard>,
+    missed: Arc<AtomicBool>,
+    replay: Replay,
+    reading: Option<BoxFuture<'static, Result<Page, BrokerError>>>,
+    due: std::collections::VecDeque<FeedItem>,
+}
+
+impl Feed {
+    /// Listens to a pair: from `after` on, or from now on. Subscribes first and reads then, so that nothing falls
+    /// between what was and what comes.
+    ///
+    /// # Errors
+    /// When the broker can't be reached.
+    pub async fn open(node: &Arc<Node>, pair: PairId, after: Option<Position>) -> Result<Self, Failure> {
+        let (sender, mailbox) = mpsc::channel(MAILBOX);
+        let missed = Arc::new(AtomicBool::new(false));
+        let seat = node.numbers.fetch_add(1, Relaxed);
+        node.interest.add(&Topic::Pair(pair)).await?;
+        node.hub.attach(pair, Seat { number: seat, mailbox: sender, missed: Arc::clone(&missed) });
+        // From here on, dropping the feed undoes it.
+        let mut feed = Self {
+            node: Arc::clone(node),
+            pair,
+            seat,
+            mailbox,
+            missed,
+            replay: Replay::new(after.unwrap_or_default()),
+            reading: None,
+            due: std::collections::VecDeque::new(),
+        };
+        match after {
+            Some(_) => feed.read(),
+            None => {
+                let head = node.broker.heads(&[Topic::Pair(pair)]).await?;
+                feed.replay = Replay::new(head.first().copied().unwrap_or_default());
+            }
+        }
+        Ok(feed)
+    }
+
+    /// Where the listener stands, before the first [`Feed::next`]: everything after it will be told.
+    #[must_use]
+    pub fn position(&self) -> Position {
+        self.replay.at()
+    }
+
+    /// The next thing to tell. May be dropped while it waits; nothing is lost by that.
+    pub async fn next(&mut self) -> FeedItem {
+        loop {
+            if let Some(item) = self.due.pop_front() {
+                return item;
+            }
+            if let Some(reading) = &mut self.reading {
+                let page = reading.await;
+                self.reading = None;
+                match page {
+                    Ok(page) => self.take(page),
+                    Err(_) => self.read_later(),
+                }
+                continue;
+            }
+            let heard = self.mailbox.recv().await;
+            if self.missed.swap(false, Relaxed) {
+                self.read();
+            }
+            match heard {
+                Some(Heard::Event(event, position, previous)) => match self.replay.admit(position, previous) {
+                    Admit::Next => return (event, position),
+                    Admit::Known => {}
+                    Admit::Missing => self.read(),
+                },
+                Some(Heard::Head(head)) if self.replay.behind(head) => self.read(),
+                Some(Heard::Head(_)) => {}
+                Some(Heard::Lost) => self.read(),
+                Some(Heard::Aside(kind, data)) => return self.aside(kind, Value::clone(&data)),
+                // The hub forgot this seat, which only dropping the feed does.
+                None => std::future::pending().await,
+            }
+        }
+    }
+
+    fn aside(&self, kind: EventKind, data: Value) -> FeedItem {
+        (Arc::new(Event { kind, at: now_text(), data, cause: None }), self.replay.at())
+    }
+
+    fn read(&mut self) {
+        let (broker, topic, at) = (Arc::clone(&self.node.broker), Topic::Pair(self.pair), self.replay.at());
+        self.reading = Some(Box::pin(async move { broker.read(&topic, at, PAGE).await }));
+    }
+
+    fn read_later(&mut self) {
+        let (broker, topic, at) = (Arc::clone(&self.node.broker), Topic::Pair(self.pair), self.replay.at());
+        self.reading = Some(Box::pin(async move {
+            tokio::time::sleep(RETRY).await;
+            broker.read(&topic, at, PAGE).await
+        }));
+    }
+
+    fn take(&mut self, page: Page) {
+        let before = page.oldest.map_or(Position::START, |(_, before)| before);
+        let turn = self.replay.page(page, PAGE);
+        if let Some(Gap(lost)) = turn.gap {
+            let data = json!({ "lost": lost });
+            let gap = Event { kind: EventKind::Gap, at: now_text(), data, cause: None };
+            self.due.push_back((Arc::new(gap), before));
+        }
+        for entry in turn.entries {
+            match Event::decode(&entry.payload) {
+                Ok(event) => self.due.push_back((Arc::new(event), entry.position)),
+                // Kept by a newer version: said, not passed over.
+                Err(_) => {
+                    let gap = Event { kind: EventKind::Gap, at: now_text(), data: json!({"lost": 1}), cause: None };
+                    self.due.push_back((Arc::new(gap), entry.position));
+                }
+            }
+        }
+        if turn.again {
+            self.read();
+        }
+    }
+}
+
+impl Drop for Feed {
+    fn drop(&mut self) {
+        self.node.hub.detach(self.pair, self.seat);
+        let (node, topic) = (Arc::clone(&self.node), Topic::Pair(self.pair));
+        self.node.spawn("unsubscribe", async move { node.interest.remove(&topic).await });
+    }
+}

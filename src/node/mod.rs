@@ -1,0 +1,260 @@
+//! Floor 2: where hub and broker meet.
+//!
+//! One function for each thing that happens: [`Node::publish`] a frame, [`Node::ask`] a client's actor something,
+//! [`Node::reply`], [`Node::raise`] an event, listen to a pair through a [`Feed`], and [`Node::drain`]. `inbound` is
+//! the one loop that reads what other nodes send. What is local and what is remote enters by the same door.
+
+mod ask;
+mod drain;
+mod feed;
+mod inbound;
+mod interest;
+mod linger;
+mod pairs;
+mod pulse;
+mod replay;
+mod story;
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+    },
+    time::{Duration, SystemTime},
+};
+
+use dashmap::DashMap;
+use time::{OffsetDateTime, format_description::BorrowedFormatItem, macros::format_description};
+use tokio::sync::oneshot;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+pub use drain::DrainPlan;
+pub use feed::{Feed, FeedItem};
+pub use pairs::{Facts, Found, NewPair, Opened, ended_because};
+pub use story::Story;
+
+use crate::{
+    broker::{Broker, BrokerError, Keep, Link, Registry},
+    hub::{Hub, Outbox, Room},
+    protocol::{
+        Cause, Command, Envelope, Failure, Fault, Fence, Format, Mail, NodeId, Reply, Run, Settings, TicketKeys,
+        Topic, Violations,
+    },
+};
+
+/// How a node behaves. Every default stands in `config`, beside its reason.
+#[derive(Debug, Clone)]
+pub struct NodeSettings {
+    /// How long the cluster waits for a silent node before it is taken for dead.
+    pub lease: Duration,
+    /// How long an asker waits for a reply.
+    pub command_timeout: Duration,
+    /// How much of a pair's history is kept.
+    pub keep: Keep,
+    /// How long a pair without a client socket lives, unless it says so itself.
+    pub linger: Duration,
+    /// The longest that it may say.
+    pub longest_linger: Duration,
+    /// The settings that a pipe starts with.
+    pub pipe: Settings,
+    /// The largest frame that a client may send, in bytes.
+    pub max_message_bytes: usize,
+    /// What happens to a client that sends more, or another kind.
+    pub violations: Violations,
+    /// How long a socket may leave a ping unanswered.
+    pub pong: Duration,
+    /// How long a drain may take.
+    pub drain: Duration,
+    /// What signs and verifies tickets.
+    pub ticket_keys: TicketKeys,
+    /// How long a ticket lives, unless its maker says so.
+    pub ticket_ttl: Duration,
+}
+
+/// Mail for the actor of a client socket.
+#[derive(Debug)]
+pub enum ClientMail {
+    /// Do this.
+    Command {
+        /// What.
+        command: Command,
+        /// Who wanted it.
+        cause: Cause,
+        /// Where the reply goes.
+        reply: ReplyTo,
+    },
+    /// A newer client socket took over.
+    Yield {
+        /// Its fence.
+        to: Fence,
+        /// Told when this one delivers nothing any more.
+        reply: ReplyTo,
+    },
+}
+
+/// Where a reply goes.
+#[derive(Debug)]
+pub enum ReplyTo {
+    /// To somebody on this node.
+    Here(oneshot::Sender<Reply>),
+    /// To another node, under the number of its ask.
+    Node(NodeId, u64),
+}
+
+/// One gateway process.
+pub struct Node {
+    /// Its name.
+    pub id: NodeId,
+    /// Who is here.
+    pub hub: Hub<ClientMail>,
+    /// How it behaves.
+    pub settings: NodeSettings,
+    /// Everything that runs; a drain waits for all of it.
+    pub tasks: TaskTracker,
+    /// The actors of sockets, which end first in a drain.
+    pub sockets: TaskTracker,
+    /// Cancelled when the node begins to stop.
+    pub draining: CancellationToken,
+    /// Cancelled when every socket is gone and the last loops may end.
+    pub(crate) stopped: CancellationToken,
+    broker: Arc<dyn Broker>,
+    registry: Arc<dyn Registry>,
+    interest: interest::Interest,
+    pending: DashMap<u64, oneshot::Sender<Reply>>,
+    numbers: AtomicU64,
+    reachable: AtomicBool,
+    lingering: linger::Lingering,
+    /// Frames that the full queue to the broker did not take.
+    unpublished: AtomicU64,
+}
+
+impl Node {
+    /// Starts a node on a broker: it is known to the cluster when this returns, and its loops run on `tasks`.
+    ///
+    /// # Errors
+    /// When the broker does not take the first lease or subscription.
+    pub async fn start(
+        id: NodeId,
+        settings: NodeSettings,
+        link: Link,
+        tasks: TaskTracker,
+        stopped: CancellationToken,
+    ) -> Result<Arc<Self>, BrokerError> {
+        let node = Arc::new(Self {
+            id,
+            hub: Hub::default(),
+            settings,
+            tasks,
+            sockets: TaskTracker::new(),
+            draining: CancellationToken::new(),
+            stopped,
+            interest: interest::Interest::new(Arc::clone(&link.broker)),
+            broker: link.broker,
+            registry: link.registry,
+            pending: DashMap::new(),
+            numbers: AtomicU64::new(rand::random::<u64>() >> 1),
+            reachable: AtomicBool::new(true),
+            lingering: linger::Lingering::default(),
+            unpublished: AtomicU64::new(0),
+        });
+        node.broker.subscribe(&Topic::Node(id)).await?;
+        node.beat().await?;
+        node.spawn("inbound", Arc::clone(&node).read_inbound(link.deliveries));
+        node.spawn("pulse", Arc::clone(&node).keep_pulse());
+        node.spawn("heads", Arc::clone(&node).watch_heads());
+        node.spawn("linger", Arc::clone(&node).end_lingering());
+        Ok(node)
+    }
+
+    /// Spawns a task that a drain waits for.
+    pub fn spawn(&self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
+        self.tasks.spawn(guarded(name, task));
+    }
+
+    /// Spawns the actor of a socket; a drain has it end before anything else.
+    pub fn spawn_socket(&self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
+        self.sockets.spawn(guarded(name, task));
+    }
+
+    /// Flow 1, a frame: to the room's members here at once, to those on other nodes through the broker. A lost or
+    /// slow broker never holds a frame back from the members here.
+    pub fn publish(&self, room: &Room, run: &Run, sender: Option<&Arc<Outbox>>) {
+        room.fan_out(run, sender);
+        let topic = Topic::Room(room.name().clone());
+        if self.broker.publish(&topic, Envelope::frames(self.id, run)).is_err() {
+            let lost = self.unpublished.fetch_add(run.frames(), Relaxed);
+            if lost == 0 {
+                tracing::warn!(room = %room.name(), "frames for other nodes were dropped: the broker is behind");
+            }
+        }
+    }
+
+    /// Sends a reply to whoever asked.
+    pub fn reply(&self, to: ReplyTo, outcome: Reply) {
+        match to {
+            // An asker that gave up is no error.
+            ReplyTo::Here(waiting) => drop(waiting.send(outcome)),
+            ReplyTo::Node(node, number) => self.post(node, &Mail::Reply { number, outcome }),
+        }
+    }
+
+    /// Sends mail to one node. Mail that is lost is noticed by whoever waits for its reply.
+    fn post(&self, node: NodeId, mail: &Mail) {
+        let sent = Envelope::mail(mail)
+            .and_then(|bytes| self.broker.publish(&Topic::Node(node), bytes).map_err(Failure::from));
+        if let Err(failure) = sent {
+            tracing::warn!(%node, %failure, "mail to a node was dropped");
+        }
+    }
+
+    /// Completes when every socket is gone and the last loops may end.
+    pub async fn stopped(&self) {
+        self.stopped.cancelled().await;
+    }
+
+    /// Whether the broker could be reached when it was last tried.
+    #[must_use]
+    pub fn broker_reachable(&self) -> bool {
+        self.reachable.load(Relaxed)
+    }
+}
+
+/// A panic in a task is logged and stays its own.
+async fn guarded(name: &'static str, task: impl Future<Output = ()>) {
+    let task = futures_util::FutureExt::catch_unwind(std::panic::AssertUnwindSafe(task));
+    if task.await.is_err() {
+        tracing::error!(task = name, "a task panicked: this is a defect of the gateway");
+    }
+}
+
+impl From<BrokerError> for Failure {
+    fn from(error: BrokerError) -> Self {
+        tracing::debug!(error = &error as &dyn std::error::Error, "the broker failed");
+        Self::new(Fault::BrokerUnavailable, "the broker can't be reached: try again")
+    }
+}
+
+/// Now, as events and answers say it: RFC 3339 in UTC with milliseconds.
+#[must_use]
+pub fn now_text() -> String {
+    time_text(SystemTime::now())
+}
+
+/// A time as events and answers say it.
+#[must_use]
+pub fn time_text(time: SystemTime) -> String {
+    const FORM: &[BorrowedFormatItem<'_>] =
+        format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:3]Z");
+    OffsetDateTime::from(time).format(FORM).unwrap_or_default()
+}
+
+/// Seconds since 1970.
+#[must_use]
+pub fn now_seconds() -> u64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.as_secs())
+}
+
+/// The refusal of a client that can't speak what the room speaks.
+fn no_common_format(speaks: Format) -> Failure {
+    Failure::new(Fault::NoCommonFormat, format!("the room speaks {speaks}: ask for that format, or for none"))
+}

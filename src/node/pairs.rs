@@ -1,0 +1,350 @@
+//! Pairs: made, found, opened and ended.
+
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+use tokio::sync::mpsc;
+
+use super::{
+    ClientMail, Node,
+    ask::{gone, not_found},
+    linger::GRACE,
+    no_common_format, now_seconds, time_text,
+};
+use crate::{
+    broker::{Census, Claim, Group, Member, Record},
+    hub::{Client, Outbox, Room},
+    protocol::{
+        Cause, Command, EventKind, Failure, Fault, Fence, Format, Grants, PairId, ReasonParams, RoomName, Settings, SiblingId,
+        Side, Ticket, Topic,
+    },
+};
+
+/// The longest that a ticket may live, in seconds: a day.
+const LONGEST_TICKET: u64 = 86_400;
+/// How much mail an actor takes before askers are told to wait.
+const MAILBOX: usize = 256;
+
+/// What every node must know of a pair.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Facts {
+    /// Its room.
+    pub room: RoomName,
+    /// What it speaks there; before its first client socket, what it is expected to.
+    pub format: Format,
+    /// What its client said that it can speak, in order; empty when it said nothing.
+    pub offers: Vec<Format>,
+    /// Its application's own data.
+    pub meta: Map<String, Value>,
+    /// Seconds that it waits for a client socket.
+    pub linger_seconds: u64,
+    /// The settings of its pipe.
+    pub settings: Settings,
+}
+
+impl Facts {
+    /// Reads what [`Facts::write`] wrote.
+    #[must_use]
+    pub fn read(bytes: &[u8]) -> Option<Self> {
+        rmp_serde::from_slice(bytes).ok()
+    }
+
+    /// The bytes for the registry.
+    ///
+    /// # Errors
+    /// [`Fault::Internal`] when they can't be encoded.
+    pub fn write(&self) -> Result<bytes::Bytes, Failure> {
+        let bytes = rmp_serde::to_vec_named(self);
+        bytes.map(Into::into).map_err(|e| Failure::new(Fault::Internal, e.to_string()))
+    }
+
+    /// How long the pair waits for a client socket.
+    #[must_use]
+    pub fn linger(&self) -> Duration {
+        Duration::from_secs(self.linger_seconds)
+    }
+}
+
+/// What a new pair is to be.
+#[derive(Debug, Clone)]
+pub struct NewPair {
+    /// Its room.
+    pub room: RoomName,
+    /// What its client can speak, in order.
+    pub offers: Vec<Format>,
+    /// Its application's own data.
+    pub meta: Map<String, Value>,
+    /// How long it waits for a client socket.
+    pub linger: Option<Duration>,
+}
+
+/// A pair as the registry has it.
+#[derive(Debug, Clone)]
+pub struct Found {
+    /// The record.
+    pub record: Record,
+    /// What it says.
+    pub facts: Facts,
+}
+
+/// A client socket that may be served: frames of its room are queued for it already.
+pub struct Opened {
+    /// Whose.
+    pub pair: PairId,
+    /// Which.
+    pub fence: Fence,
+    /// What the pair is.
+    pub facts: Facts,
+    /// The subprotocol that the caller answers with.
+    pub subprotocol: Option<String>,
+    /// What waits to be written to it.
+    pub outbox: Arc<Outbox>,
+    /// Where it sits.
+    pub room: Arc<Room>,
+    /// Its actor's mail.
+    pub mailbox: mpsc::Receiver<ClientMail>,
+}
+
+impl Node {
+    /// Makes a pair.
+    ///
+    /// # Errors
+    /// [`Fault::NoCommonFormat`], or when the broker can't be reached.
+    pub async fn create_pair(&self, new: NewPair) -> Result<(PairId, Facts), Failure> {
+        let census = self.registry.census(&Group::Room(new.room.clone())).await?;
+        let linger = new.linger.unwrap_or(self.settings.linger);
+        let facts = Facts {
+            format: agree(census.charter.as_deref(), &new.offers)?,
+            room: new.room,
+            offers: new.offers,
+            meta: new.meta,
+            linger_seconds: linger.as_secs(),
+            settings: self.settings.pipe.clone(),
+        };
+        let pair = PairId::fresh();
+        self.registry.create(pair, facts.write()?, linger + GRACE).await?;
+        self.lingering.add(pair, Fence::default(), linger);
+        Ok((pair, facts))
+    }
+
+    /// Finds a pair that has not ended.
+    ///
+    /// # Errors
+    /// [`Fault::NotFound`], [`Fault::Gone`], or when the broker can't be reached.
+    pub async fn find_pair(&self, pair: PairId) -> Result<Found, Failure> {
+        let found = self.find_even_ended(pair).await?;
+        if found.record.ended { Err(gone()) } else { Ok(found) }
+    }
+
+    /// Finds a pair, also after its end, for as long as its history is kept.
+    ///
+    /// # Errors
+    /// [`Fault::NotFound`], or when the broker can't be reached.
+    pub async fn find_even_ended(&self, pair: PairId) -> Result<Found, Failure> {
+        let record = self.registry.look_up(pair).await?.ok_or_else(|| not_found(pair))?;
+        let facts = Facts::read(&record.facts)
+            .ok_or_else(|| Failure::new(Fault::Internal, "the pair was made by another version"))?;
+        Ok(Found { record, facts })
+    }
+
+    /// Takes a pair for a new client socket: an older one is told to let go, the room is entered and listened to.
+    /// When this returns, nothing that is sent to the room from now on is missed.
+    ///
+    /// # Errors
+    /// [`Fault::NotFound`], [`Fault::Gone`], [`Fault::NoCommonFormat`], or when the broker can't be reached; then
+    /// nothing is held.
+    pub async fn open_client(
+        self: &Arc<Self>,
+        pair: PairId,
+        offers: &[Format],
+    ) -> Result<Opened, Failure> {
+        let mut facts = self.find_pair(pair).await?.facts;
+        if !offers.is_empty() {
+            facts.offers = offers.to_vec();
+        }
+        // Refused before anything is taken: a client that speaks the wrong format replaces nobody.
+        let census = self.registry.census(&Group::Room(facts.room.clone())).await?;
+        agree(census.charter.as_deref(), &facts.offers)?;
+
+        let (fence, before) = match self.registry.claim(pair, self.id, rand::random()).await? {
+            Claim::Won(fence, before) => (fence, before),
+            Claim::Ended => return Err(gone()),
+            Claim::Missing => return Err(not_found(pair)),
+        };
+        if let Some(older) = before.holder {
+            self.ask_to_yield(older, pair, fence).await;
+        }
+        let (sender, mailbox) = mpsc::channel(MAILBOX);
+        self.hub.register(pair, Client { fence, mailbox: sender });
+        let outbox = Arc::new(Outbox::new(facts.settings.queue_bytes, facts.settings.slow));
+        match self.enter(pair, fence, &facts.room, &facts.offers).await {
+            Ok(format) => {
+                let room = self.hub.enter(&facts.room, pair, &outbox);
+                facts.format = format;
+                if !self.registry.revise(pair, fence, facts.write()?).await.unwrap_or(false) {
+                    tracing::debug!(%pair, "the facts could not be written");
+                }
+                Ok(Opened { pair, fence, facts, subprotocol: None, outbox, room, mailbox })
+            }
+            Err(failure) => {
+                self.hub.unregister(pair, fence);
+                self.let_go(pair, fence, &facts).await;
+                Err(failure)
+            }
+        }
+    }
+
+    /// Listens to a room and becomes its member, for the cluster; the caller enters it in the hub then.
+    ///
+    /// # Errors
+    /// [`Fault::NoCommonFormat`], or when the broker can't be reached; then the room is not entered.
+    pub async fn enter(
+        &self,
+        pair: PairId,
+        fence: Fence,
+        room: &RoomName,
+        offers: &[Format],
+    ) -> Result<Format, Failure> {
+        let topic = Topic::Room(room.clone());
+        self.interest.add(&topic).await?;
+        let group = Group::Room(room.clone());
+        let value = rmp_serde::to_vec_named(&json!({"epoch": fence.epoch})).unwrap_or_default();
+        let member = Member { id: pair.to_string(), node: self.id, value: value.into() };
+        let wish = Format::first_choice(offers);
+        let joined = self.registry.join(&group, member, bytes::Bytes::from_static(wish.as_str().as_bytes())).await;
+        let agreed = joined.map_err(Failure::from).and_then(|charter| agree(Some(&charter), offers));
+        if agreed.is_err() {
+            self.exit(pair, room).await;
+        }
+        agreed
+    }
+
+    /// Leaves a room, for the cluster; the caller left it in the hub before.
+    pub async fn exit(&self, pair: PairId, room: &RoomName) {
+        self.leave(&Group::Room(room.clone()), &pair.to_string()).await;
+        self.interest.remove(&Topic::Room(room.clone())).await;
+    }
+
+    /// Listens to a room once less.
+    pub async fn lose_interest(&self, room: &RoomName) {
+        self.interest.remove(&Topic::Room(room.clone())).await;
+    }
+
+    /// Gives a pair up when its client socket is gone; it waits for the next one. False when a newer one has it.
+    pub async fn let_go(&self, pair: PairId, fence: Fence, facts: &Facts) -> bool {
+        let (ttl, keep) = (facts.linger() + GRACE, self.settings.keep.age);
+        for _ in 0..3 {
+            match self.registry.release(pair, fence, ttl, keep).await {
+                Ok(true) => {
+                    self.lingering.add(pair, fence, facts.linger());
+                    return true;
+                }
+                Ok(false) => return false,
+                Err(_) => tokio::time::sleep(Duration::from_millis(250)).await,
+            }
+        }
+        tracing::warn!(%pair, "the pair could not be released: it is when this node is buried");
+        true
+    }
+
+    /// Writes changed facts. False when a newer client socket has the pair.
+    pub async fn revise(&self, pair: PairId, fence: Fence, facts: &Facts) -> bool {
+        let Ok(bytes) = facts.write() else { return false };
+        self.registry.revise(pair, fence, bytes).await.unwrap_or(true)
+    }
+
+    /// Marks a pair as ended and tells so; true for exactly one caller.
+    ///
+    /// # Errors
+    /// When the broker can't be reached.
+    pub async fn end_record(&self, pair: PairId) -> Result<bool, Failure> {
+        Ok(self.registry.end(pair, None, self.settings.keep.age).await?.is_some())
+    }
+
+    /// Ends a pair, with its client socket if it has one.
+    ///
+    /// # Errors
+    /// [`Fault::NotFound`], [`Fault::Gone`], or what asking its actor fails with.
+    pub async fn end_pair(&self, pair: PairId, reason: Option<String>, cause: Cause) -> Result<Value, Failure> {
+        let found = self.find_pair(pair).await?;
+        if found.record.holder.is_some() {
+            let end = Command::PairEnd(ReasonParams { reason: reason.clone() });
+            match self.ask(pair, end, cause.clone()).await {
+                Err(failure) if failure.fault == Fault::ClientDetached => {}
+                done => return done,
+            }
+        }
+        if !self.end_record(pair).await? {
+            return Err(gone());
+        }
+        self.raise(pair, EventKind::PairEnded, json!({"reason": ended_because(reason)}), Some(cause)).await?;
+        Ok(json!({}))
+    }
+
+    /// Signs a ticket for one side of a pair; `ttl` is in seconds.
+    ///
+    /// # Errors
+    /// [`Fault::InvalidParams`] for a lifetime out of bounds, [`Fault::Internal`] when signing fails.
+    pub fn sign_ticket(&self, side: Side, pair: PairId, grants: Grants, ttl: Option<u64>) -> Result<Value, Failure> {
+        let ttl = ttl.unwrap_or(self.settings.ticket_ttl.as_secs());
+        if !(1..=LONGEST_TICKET).contains(&ttl) {
+            let message = format!("ttl: 1 to {LONGEST_TICKET} seconds");
+            return Err(Failure::new(Fault::InvalidParams, message));
+        }
+        let ticket = Ticket::new(side, pair, grants, now_seconds() + ttl);
+        let expires_at = time_text(SystemTime::UNIX_EPOCH + Duration::from_secs(ticket.exp));
+        let mut said = json!({"side": side, "ticket": self.settings.ticket_keys.sign(&ticket)?, "expires_at": expires_at});
+        if side == Side::Sibling {
+            said["grants"] = json!(ticket.grants);
+        }
+        Ok(said)
+    }
+
+    /// What a room is, in one look.
+    ///
+    /// # Errors
+    /// When the broker can't be reached.
+    pub async fn census(&self, group: &Group) -> Result<Census, Failure> {
+        Ok(self.registry.census(group).await?)
+    }
+
+    /// A page of a room's members.
+    ///
+    /// # Errors
+    /// When the broker can't be reached.
+    pub async fn members(&self, room: &RoomName, after: Option<&str>, limit: usize) -> Result<Vec<Member>, Failure> {
+        Ok(self.registry.members(&Group::Room(room.clone()), after, limit).await?)
+    }
+
+    /// Counts a sibling in, for `pair.get` everywhere.
+    ///
+    /// # Errors
+    /// When the broker can't be reached.
+    pub async fn count_in(&self, pair: PairId, sibling: SiblingId) -> Result<(), Failure> {
+        let member = Member { id: sibling.to_string(), node: self.id, value: bytes::Bytes::new() };
+        self.registry.join(&Group::Siblings(pair), member, bytes::Bytes::new()).await?;
+        Ok(())
+    }
+
+    /// Counts a sibling out.
+    pub async fn count_out(&self, pair: PairId, sibling: SiblingId) {
+        self.leave(&Group::Siblings(pair), &sibling.to_string()).await;
+    }
+}
+
+/// The reason that goes with `pair.ended`.
+#[must_use]
+pub fn ended_because(reason: Option<String>) -> String {
+    reason.unwrap_or_else(|| "ended by command".into())
+}
+
+/// What a client with these offers speaks in a room with this charter.
+fn agree(charter: Option<&[u8]>, offers: &[Format]) -> Result<Format, Failure> {
+    let charter = charter.and_then(|c| std::str::from_utf8(c).ok()).and_then(Format::from_name);
+    let speaks = charter.unwrap_or_else(|| Format::first_choice(offers));
+    if speaks.suits(offers) { Ok(speaks) } else { Err(no_common_format(speaks)) }
+}

@@ -1,0 +1,160 @@
+//! Calls: carrying out what a sibling asks for, whichever way it asks (socket or HTTP).
+
+use std::sync::Arc;
+
+use futures_util::future::join_all;
+use serde_json::{Value, json};
+
+use crate::{
+    broker::Group,
+    node::{Found, Node},
+    protocol::{
+        Answer, BadRequest, Cause, Command, Failure, Fault, Format, Grants, METHODS, MembersParams, Message, PairId,
+        Request, Side, TicketParams,
+    },
+};
+
+/// Who asks, and what it may.
+#[derive(Clone)]
+pub struct Caller {
+    /// For which pair.
+    pub pair: PairId,
+    /// Its name in the causes of events: a sibling's id, or "http".
+    pub name: String,
+    /// What it may do.
+    pub grants: Grants,
+}
+
+/// The commands of one caller on one node.
+#[derive(Clone)]
+pub struct Calls {
+    node: Arc<Node>,
+    caller: Arc<Caller>,
+}
+
+impl Calls {
+    /// Commands for `caller`.
+    #[must_use]
+    pub fn new(node: &Arc<Node>, caller: Caller) -> Self {
+        Self { node: Arc::clone(node), caller: Arc::new(caller) }
+    }
+
+    /// Answers a message: what is to be sent back, if anything.
+    pub async fn answer(&self, message: Message) -> Option<Value> {
+        match message {
+            Message::One(one) => self.answer_one(one).await.and_then(|answer| serde_json::to_value(answer).ok()),
+            Message::Batch(all) => {
+                // At once, and answered in the order of the requests.
+                let answers = join_all(all.into_iter().map(|one| self.answer_one(one))).await;
+                let answers: Vec<_> = answers.into_iter().flatten().collect();
+                if answers.is_empty() { None } else { serde_json::to_value(answers).ok() }
+            }
+        }
+    }
+
+    async fn answer_one(&self, one: Result<Request, BadRequest>) -> Option<Answer> {
+        match one {
+            Ok(Request { id, method, params }) => {
+                let outcome = self.call(&method, params, id.clone()).await;
+                Some(Answer::new(id?, outcome, trace_id))
+            }
+            Err(BadRequest { id, failure }) => Some(Answer::new(id, Err(failure), trace_id)),
+        }
+    }
+
+    async fn call(&self, method: &str, params: Value, id: Option<Value>) -> Result<Value, Failure> {
+        // An unknown method is said to be so before a grant for it is missed.
+        let known = METHODS.iter().any(|entry| entry.name == method);
+        if known && method != "rpc.discover" && !self.caller.grants.cover(method) {
+            let message = format!("the grant {method} is missing: ask for a ticket that has it");
+            return Err(Failure::new(Fault::Forbidden, message));
+        }
+        let (command, key) = Command::read(method, params)?;
+        let cause = match key {
+            Some(key) => Cause { key: Some(key), id: None, sibling: None },
+            None => Cause { key: None, id, sibling: Some(self.caller.name.clone()) },
+        };
+        let (node, pair) = (&self.node, self.caller.pair);
+        match command {
+            Command::PairGet => self.state().await,
+            Command::PairTicket(params) => self.ticket(params).await,
+            Command::PairEnd(params) => node.end_pair(pair, params.reason, cause).await,
+            Command::RoomGet => self.room().await,
+            Command::RoomMembers(params) => self.members(params).await,
+            Command::Discover => Ok(super::discover::open_rpc()),
+            command => node.ask(pair, command, cause).await,
+        }
+    }
+
+    /// The pair's state: the actor's own account while there is a client socket, else what the record says.
+    pub async fn state(&self) -> Result<Value, Failure> {
+        let (node, pair) = (&self.node, self.caller.pair);
+        let cause = Cause { key: None, id: None, sibling: None };
+        let mut state = match node.ask(pair, Command::PairGet, cause).await {
+            Err(failure) if failure.fault == Fault::ClientDetached => standing(pair, &node.find_pair(pair).await?),
+            state => state?,
+        };
+        state["siblings"] = node.census(&Group::Siblings(pair)).await?.members.into();
+        Ok(state)
+    }
+
+    async fn ticket(&self, params: TicketParams) -> Result<Value, Failure> {
+        let grants = match params.grants {
+            Some(names) => Grants::read(names)?,
+            None => self.caller.grants.clone(),
+        };
+        if let Some(name) = self.caller.grants.lacking(&grants) {
+            let message = format!("grants: {name} is more than the caller has");
+            return Err(Failure::new(Fault::Forbidden, message));
+        }
+        self.node.find_pair(self.caller.pair).await?;
+        let grants = if params.side == Side::Client { Grants::default() } else { grants };
+        self.node.sign_ticket(params.side, self.caller.pair, grants, params.ttl)
+    }
+
+    async fn room(&self) -> Result<Value, Failure> {
+        let facts = self.node.find_pair(self.caller.pair).await?.facts;
+        let census = self.node.census(&Group::Room(facts.room.clone())).await?;
+        let charter = census.charter.as_deref().and_then(|c| std::str::from_utf8(c).ok());
+        let format = charter.and_then(Format::from_name);
+        Ok(json!({"room": facts.room, "format": format, "members": census.members}))
+    }
+
+    async fn members(&self, params: MembersParams) -> Result<Value, Failure> {
+        let room = self.node.find_pair(self.caller.pair).await?.facts.room;
+        let limit = params.limit.unwrap_or(MembersParams::LIMIT);
+        let page = self.node.members(&room, params.after.as_deref(), limit).await?;
+        let after = page.last().filter(|_| page.len() == limit).map(|member| member.id.clone());
+        let members: Vec<_> = page
+            .iter()
+            .map(|member| {
+                let said: Value = rmp_serde::from_slice(&member.value).unwrap_or_default();
+                json!({"pair": member.id, "node": member.node, "epoch": said["epoch"]})
+            })
+            .collect();
+        Ok(json!({"room": room, "members": members, "after": after}))
+    }
+}
+
+/// A pair's state as its record tells it.
+#[must_use]
+pub fn standing(pair: PairId, found: &Found) -> Value {
+    let client = match (&found.record.holder, found.record.fence.epoch) {
+        (Some(_), _) => "live",
+        (None, 0) => "awaited",
+        (None, _) => "detached",
+    };
+    json!({
+        "pair": pair, "room": found.facts.room, "format": found.facts.format, "epoch": found.record.fence.epoch,
+        "client": if found.record.ended { "ended" } else { client }, "node": found.record.holder,
+        "meta": found.facts.meta, "settings": found.facts.settings,
+    })
+}
+
+/// A name by which a failure can be found in the logs.
+#[must_use]
+pub fn trace_id() -> String {
+    let id = opentelemetry::trace::TraceId::from_bytes(rand::random()).to_string();
+    tracing::debug!(trace_id = id, "a request failed");
+    id
+}

@@ -1,0 +1,323 @@
+//! The actor of a client socket: the pure pipe.
+//!
+//! Its `select!` waits on: its mail (commands, the call to yield), the event being appended, the job being done with
+//! the registry (entering a room, writing facts), the peer's frames (unless held back), the socket's readiness to
+//! take more (when something is queued), news from the outbox, one alarm for all that has a time (heartbeat, pace,
+//! lag, drain), and the node's drain. Frames wait for none of the others.
+
+use std::{collections::VecDeque, pin::Pin, sync::Arc};
+
+use futures_util::future::BoxFuture;
+use serde_json::json;
+use tokio::time::{Duration, Instant, Sleep, sleep_until};
+use tokio_util::sync::WaitForCancellationFutureOwned;
+
+use super::{
+    Upgraded, farewell,
+    heartbeat::{Beat, Heartbeat},
+    pace::Pace,
+    pipe::{Inflow, LagWatch},
+    read::{Incoming, Reader},
+    write::Writer,
+};
+use crate::{
+    hub::{Outbox, Room},
+    node::{ClientMail, Facts, Node, Opened, ReplyTo, Story},
+    protocol::{Cause, CloseCode, Closing, EventKind, Fence, PairId, Reply},
+};
+
+/// How long the last events of a socket may take to be written.
+const LAST_WORDS: Duration = Duration::from_secs(5);
+
+/// The state of one client socket. `pipe` holds what concerns frames, `orders` what concerns commands.
+pub(super) struct Client {
+    pub(super) node: Arc<Node>,
+    pub(super) pair: PairId,
+    pub(super) fence: Fence,
+    pub(super) facts: Facts,
+    pub(super) room: Arc<Room>,
+    pub(super) outbox: Arc<Outbox>,
+    pub(super) story: Story,
+    pub(super) heart: Heartbeat,
+    pub(super) pace: Pace,
+    pub(super) inflow: Inflow,
+    pub(super) lag: LagWatch,
+    /// Things to do with the registry, one after the other, beside everything else.
+    pub(super) jobs: VecDeque<BoxFuture<'static, JobDone>>,
+    /// Who waits for a pong, and for which.
+    pub(super) pings: Vec<(u64, Instant, ReplyTo)>,
+    pub(super) since: Instant,
+    /// Something may wait to be written.
+    pub(super) writing: bool,
+    leave_at: Option<Instant>,
+}
+
+/// What came of a job.
+pub(super) enum JobDone {
+    /// Nothing that needs more to be done.
+    Quietly,
+    /// Another room may be entered, or not.
+    Entered(super::orders::Entered),
+}
+
+/// Why the socket ends.
+pub(super) enum Ending {
+    /// The peer closed it.
+    Peer(Closing),
+    /// The connection broke.
+    Gone,
+    /// This side closes it.
+    Close {
+        /// With what.
+        closing: Closing,
+        /// `gateway` or `sibling`.
+        by: &'static str,
+        /// The command that wanted it, and where its reply goes.
+        order: Option<(Cause, ReplyTo)>,
+        /// Whether the pair ends too, and why.
+        pair_ends: Option<String>,
+    },
+    /// A newer socket has the pair.
+    Yield(ReplyTo),
+}
+
+impl Ending {
+    pub(super) fn gateway(code: CloseCode) -> Self {
+        Self::Close { closing: Closing::new(code), by: "gateway", order: None, pair_ends: None }
+    }
+}
+
+/// Serves a client socket until it ends: `upgrade` completes when the handshake has been answered.
+pub async fn serve_client(node: Arc<Node>, opened: Opened, ping: Option<u64>, upgrade: impl Future<Output = Option<Upgraded>>) {
+    let Opened { pair, fence, facts, subprotocol, outbox, room, mut mailbox } = opened;
+    let every = Duration::from_secs(ping.unwrap_or(facts.settings.ping));
+    let mut client = Client {
+        story: Story::new(&node, pair),
+        heart: Heartbeat::new(every, node.settings.pong),
+        pace: Pace::new(facts.settings.rate),
+        inflow: Inflow::default(),
+        lag: LagWatch::default(),
+        jobs: VecDeque::new(),
+        pings: Vec::new(),
+        since: Instant::now(),
+        writing: true,
+        leave_at: None,
+        node,
+        pair,
+        fence,
+        facts,
+        room,
+        outbox,
+    };
+    let opened = json!({
+        "epoch": fence.epoch, "node": client.node.id, "room": client.facts.room, "format": client.facts.format,
+        "subprotocol": subprotocol,
+    });
+    client.story.raise(EventKind::ClientOpened, opened, None);
+    match upgrade.await {
+        Some(upgraded) => {
+            let (mut reader, mut writer) = upgraded.split(client.node.settings.max_message_bytes).await;
+            let ending = client.run(&mut mailbox, &mut reader, &mut writer).await;
+            client.end(ending, mailbox, Some((&mut reader, &mut writer))).await;
+        }
+        None => client.end(Ending::Gone, mailbox, None).await,
+    }
+}
+
+impl Client {
+    async fn run(
+        &mut self,
+        mailbox: &mut tokio::sync::mpsc::Receiver<ClientMail>,
+        reader: &mut Reader,
+        writer: &mut Writer,
+    ) -> Ending {
+        let mut alarm = std::pin::pin!(sleep_until(self.alarm_at()));
+        // Kept over the whole life: made anew for each turn, it would lock the one list of all who wait for it.
+        let mut draining: Pin<Box<WaitForCancellationFutureOwned>> =
+            Box::pin(self.node.draining.clone().cancelled_owned());
+        let outbox = Arc::clone(&self.outbox);
+        loop {
+            self.set_alarm(alarm.as_mut());
+            let turn = tokio::select! {
+                Some(mail) = mailbox.recv() => match mail {
+                    ClientMail::Command { command, cause, reply } => self.obey(command, cause, reply, writer),
+                    ClientMail::Yield { to, reply } => self.asked_to_yield(to, reply),
+                },
+                () = self.story.proceed(), if self.story.pending() => None,
+                done = next_job(&mut self.jobs), if !self.jobs.is_empty() => self.job_done(done),
+                incoming = reader.next(), if self.may_read() => self.hear(incoming, reader, writer),
+                flushed = writer.flush(Some(&outbox)), if self.writing => match flushed {
+                    Ok(done) => {
+                        self.writing = !done;
+                        self.check_lag()
+                    }
+                    Err(_) => Some(Ending::Gone),
+                },
+                () = outbox.changed() => {
+                    self.writing = true;
+                    self.check_lag()
+                }
+                () = alarm.as_mut() => self.ring(writer),
+                () = &mut draining, if self.leave_at.is_none() => {
+                    let within = self.node.drain_plan().clients;
+                    self.leave_at = Some(Instant::now() + within.mul_f64(rand::random()));
+                    None
+                }
+            };
+            if let Some(ending) = turn {
+                return ending;
+            }
+        }
+    }
+
+    fn hear(&mut self, incoming: Incoming, reader: &mut Reader, writer: &mut Writer) -> Option<Ending> {
+        match incoming {
+            Incoming::Frame(kind, payload) => {
+                self.heart.heard();
+                return self.take_frames((kind, payload), reader, writer);
+            }
+            Incoming::Ping(payload) => {
+                self.heart.heard();
+                writer.pong(&payload);
+                self.writing = true;
+            }
+            Incoming::Pong(payload) => self.ponged(&payload),
+            Incoming::Close(closing) => return Some(Ending::Peer(closing)),
+            Incoming::Broken(code) => return Some(self.broken(code)),
+            Incoming::Gone => return Some(Ending::Gone),
+        }
+        None
+    }
+
+    fn broken(&mut self, code: CloseCode) -> Ending {
+        if code == CloseCode::TooBig {
+            self.refused("the message is over the limit", 1);
+        }
+        Ending::gateway(code)
+    }
+
+    fn asked_to_yield(&mut self, to: Fence, reply: ReplyTo) -> Option<Ending> {
+        if to.epoch > self.fence.epoch || to.epoch == self.fence.epoch && to.nonce != self.fence.nonce {
+            return Some(Ending::Yield(reply));
+        }
+        self.node.reply(reply, Reply::NotHere);
+        None
+    }
+
+    /// The earliest thing that has a time.
+    fn alarm_at(&self) -> Instant {
+        let times = [self.pace.wait(), self.lag.quiet_until(), self.leave_at];
+        times.into_iter().flatten().fold(self.heart.next(), Instant::min)
+    }
+
+    fn set_alarm(&self, alarm: Pin<&mut Sleep>) {
+        let at = self.alarm_at();
+        if alarm.deadline() != at {
+            alarm.reset(at);
+        }
+    }
+
+    fn ring(&mut self, writer: &mut Writer) -> Option<Ending> {
+        let now = Instant::now();
+        if self.leave_at.is_some_and(|at| at <= now) {
+            return Some(Ending::gateway(CloseCode::Restarting));
+        }
+        if self.heart.next() <= now {
+            match self.heart.beat(!self.may_read()) {
+                Beat::Ping(payload) => {
+                    writer.ping(&payload);
+                    self.writing = true;
+                }
+                Beat::Dead => return Some(Ending::gateway(CloseCode::NoAnswer)),
+            }
+        }
+        self.check_lag()
+    }
+
+    /// Everything that is to happen when a socket ends, in this order: no frame goes in or out any more; the peer is
+    /// told; the pair is free for its next socket; siblings hear of it; who wanted it gets its reply.
+    async fn end(
+        mut self,
+        ending: Ending,
+        mut mailbox: tokio::sync::mpsc::Receiver<ClientMail>,
+        wire: Option<(&mut Reader, &mut Writer)>,
+    ) {
+        self.node.hub.unregister(self.pair, self.fence);
+        self.node.hub.exit(&self.room, &self.outbox);
+        mailbox.close();
+        while let Ok(mail) = mailbox.try_recv() {
+            let (ClientMail::Command { reply, .. } | ClientMail::Yield { reply, .. }) = mail;
+            self.node.reply(reply, Reply::NotHere);
+        }
+        let (closing, by, order, pair_ends, yielding) = match ending {
+            Ending::Peer(closing) => (closing, "client", None, None, None),
+            Ending::Gone => {
+                (Closing { code: 1006, reason: "the connection broke".into() }, "client", None, None, None)
+            }
+            Ending::Close { closing, by, order, pair_ends } => (closing, by, order, pair_ends, None),
+            Ending::Yield(reply) => (Closing::new(CloseCode::Replaced), "gateway", None, None, Some(reply)),
+        };
+        // Too slow, or told to leave a jammed pipe: what is queued would only stand before the close frame.
+        let outbox = Arc::clone(&self.outbox);
+        let queue = (closing.code != CloseCode::TooSlow.number()).then_some(&*outbox);
+        let level = self.outbox.level();
+        let (mut clean, mut wire) = (false, wire);
+        if let Some((reader, writer)) = &mut wire {
+            writer.close(&closing);
+            clean = match by {
+                _ if closing.code == 1006 => false,
+                "client" => {
+                    // It has said its last word: the answer is all that it still wants.
+                    drop(tokio::time::timeout(Duration::from_secs(1), writer.flush(None)).await);
+                    true
+                }
+                _ => farewell::say(reader, writer, queue).await,
+            };
+        }
+        let level = queue.map_or(level, Outbox::level);
+        self.abandon_jobs().await;
+        self.node.exit(self.pair, self.room.name()).await;
+        let cause = order.as_ref().map(|(cause, _)| cause.clone());
+        let data = json!({
+            "epoch": self.fence.epoch, "code": closing.code, "reason": closing.reason, "clean": clean, "by": by,
+            "frames_in": self.inflow.frames, "bytes_in": self.inflow.bytes,
+            "frames_out": level.taken_frames, "bytes_out": level.taken_bytes,
+            "seconds": self.since.elapsed().as_millis() as f64 / 1_000.0,
+        });
+        let ended = match &pair_ends {
+            Some(_) => self.node.end_record(self.pair).await.unwrap_or(true),
+            None => {
+                self.node.let_go(self.pair, self.fence, &self.facts).await;
+                false
+            }
+        };
+        self.story.raise(EventKind::ClientClosed, data, cause.clone());
+        if ended {
+            let reason = crate::node::ended_because(pair_ends.filter(|reason| !reason.is_empty()));
+            self.story.raise(EventKind::PairEnded, json!({"reason": reason}), cause);
+        }
+        if let Some(reply) = yielding {
+            self.story.finish(Instant::now() + Duration::from_millis(500)).await;
+            self.node.reply(reply, Reply::Done(json!({})));
+        }
+        self.story.finish(Instant::now() + LAST_WORDS).await;
+        if let Some((_, reply)) = order {
+            self.node.reply(reply, Reply::Done(json!({"epoch": self.fence.epoch, "code": closing.code, "clean": clean})));
+        }
+        if let Some((reader, writer)) = wire {
+            let longest = if clean { Duration::from_millis(500) } else { farewell::LONGEST };
+            farewell::hang_up(reader, writer, queue.filter(|_| by != "client"), longest).await;
+        }
+    }
+}
+
+async fn next_job(jobs: &mut VecDeque<BoxFuture<'static, JobDone>>) -> JobDone {
+    match jobs.front_mut() {
+        Some(job) => {
+            let done = job.await;
+            jobs.pop_front();
+            done
+        }
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,281 @@
+//! What concerns commands in the actor of a client socket. Each is answered after its effect; an effect that siblings
+//! should hear of is answered after its event stands.
+
+use serde_json::{Value, json};
+use tokio::time::Instant;
+
+use super::{
+    client::{Client, Ending, JobDone},
+    pace::Pace,
+    write::Writer,
+};
+use crate::{
+    node::{ReplyTo, ended_because},
+    protocol::{
+        Cause, CloseCode, CloseParams, Closing, Command, Direction, EventKind, Failure, Fault, Format, MoveParams,
+        PauseParams, Payload, Rate, Reply, ResumeParams, RoomName, Run, SetParams,
+    },
+};
+
+/// How many commands may wait for the registry, and for pongs.
+const MOST_WAITING: usize = 64;
+
+/// The outcome of entering another room, for the cluster.
+pub(super) struct Entered {
+    room: RoomName,
+    format: Result<Format, Failure>,
+    cause: Cause,
+    reply: ReplyTo,
+}
+
+impl Client {
+    /// Carries out a command.
+    pub(super) fn obey(&mut self, command: Command, cause: Cause, reply: ReplyTo, writer: &mut Writer) -> Option<Ending> {
+        let outcome = match command {
+            Command::PairGet => Ok(self.state()),
+            Command::Send(payload) => self.send(&payload),
+            Command::Push(payload) => self.push(&payload),
+            Command::Move(params) => return self.begin_move(params, cause, reply),
+            Command::Pause(params) => return self.pause(params, cause, reply),
+            Command::Resume(params) => return self.resume(params, cause, reply),
+            Command::Set(params) => return self.set(params, cause, reply),
+            Command::Close(params) => return Some(close(params, cause, reply)),
+            Command::PairEnd(params) => {
+                let reason = ended_because(params.reason);
+                let closing = Closing::because(CloseCode::PairEnded, &reason);
+                let order = Some((cause, reply));
+                return Some(Ending::Close { closing, by: "sibling", order, pair_ends: Some(reason) });
+            }
+            Command::Ping => return self.ping(reply, writer),
+            Command::PairTicket(_) | Command::RoomGet | Command::RoomMembers(_) | Command::Discover => {
+                Err(Failure::new(Fault::Internal, "this command is not for the client socket's node"))
+            }
+        };
+        self.node.reply(reply, outcome.map_or_else(Reply::Failed, Reply::Done));
+        None
+    }
+
+    fn state(&self) -> Value {
+        let level = self.outbox.level();
+        json!({
+            "pair": self.pair, "room": self.room.name(), "format": self.facts.format, "epoch": self.fence.epoch,
+            "client": "live", "node": self.node.id, "meta": self.facts.meta,
+            "counters": {
+                "frames_in": self.inflow.frames, "bytes_in": self.inflow.bytes,
+                "frames_out": level.taken_frames, "bytes_out": level.taken_bytes,
+                "queued_frames": level.queued_frames, "queued_bytes": level.queued_bytes,
+                "dropped_frames": level.dropped.frames, "dropped_bytes": level.dropped.bytes,
+                "dropped_frames_in": self.inflow.dropped.frames, "dropped_bytes_in": self.inflow.dropped.bytes,
+            },
+            "rtt_ms": self.heart.rtt.map(milliseconds),
+            "paused": {"in": self.inflow.paused, "out": self.outbox.paused()},
+            "settings": self.facts.settings,
+        })
+    }
+
+    /// A payload as a run, if it may travel in this pipe.
+    fn encode(&self, payload: &Payload) -> Result<Run, Failure> {
+        let format = self.facts.format;
+        if !format.carries(payload.kind) {
+            let other = if format == Format::Binary { "base64" } else { "text" };
+            return Err(Failure::new(Fault::InvalidParams, format!("the pipe speaks {format}: use {other}")));
+        }
+        let most = self.node.settings.max_message_bytes;
+        if payload.bytes.len() > most {
+            return Err(Failure::new(Fault::TooLarge, format!("a frame has at most {most} bytes")));
+        }
+        Ok(Run::of(payload.kind, &payload.bytes))
+    }
+
+    fn send(&mut self, payload: &Payload) -> Result<Value, Failure> {
+        let run = self.encode(payload)?;
+        self.publish(&run);
+        Ok(json!({"seq": self.inflow.published}))
+    }
+
+    fn push(&mut self, payload: &Payload) -> Result<Value, Failure> {
+        let run = self.encode(payload)?;
+        if self.outbox.free() < run.len() {
+            return Err(Failure::new(Fault::RateLimited, "the client's queue is full: wait for client.caught_up"));
+        }
+        self.writing = true;
+        Ok(json!({"position": self.outbox.push_through(&run)}))
+    }
+
+    fn begin_move(&mut self, params: MoveParams, cause: Cause, reply: ReplyTo) -> Option<Ending> {
+        if self.jobs.len() >= MOST_WAITING {
+            self.node.reply(reply, Reply::Failed(Failure::new(Fault::RateLimited, "too many moves at once")));
+            return None;
+        }
+        let (node, pair, fence, offers) = (self.node.clone(), self.pair, self.fence, self.facts.offers.clone());
+        // A client that said nothing keeps speaking what it speaks: its peers agreed on that.
+        let offers = if offers.is_empty() { vec![self.facts.format] } else { offers };
+        self.jobs.push_back(Box::pin(async move {
+            let format = node.enter(pair, fence, &params.room, &offers).await;
+            JobDone::Entered(Entered { room: params.room, format, cause, reply })
+        }));
+        None
+    }
+
+    /// A job is done: for a move, the switch itself, between two frames.
+    pub(super) fn job_done(&mut self, done: JobDone) -> Option<Ending> {
+        let JobDone::Entered(Entered { room, format, cause, reply }) = done else { return None };
+        let format = match format {
+            Ok(format) => format,
+            Err(failure) => {
+                self.node.reply(reply, Reply::Failed(failure));
+                return None;
+            }
+        };
+        let from = self.room.name().clone();
+        self.node.hub.exit(&self.room, &self.outbox);
+        let position = self.outbox.position();
+        self.room = self.node.hub.enter(&room, self.pair, &self.outbox);
+        (self.facts.room, self.facts.format) = (room.clone(), format);
+        // A move to where it is already added one member too many to this node's count of listeners, not to the room.
+        let (node, pair, fence, facts, same) =
+            (self.node.clone(), self.pair, self.fence, self.facts.clone(), from == room);
+        let leave = from.clone();
+        self.jobs.push_back(Box::pin(async move {
+            node.revise(pair, fence, &facts).await;
+            if same { node.lose_interest(&leave).await } else { node.exit(pair, &leave).await }
+            JobDone::Quietly
+        }));
+        let result = json!({"from": from, "to": room, "position": position});
+        let outcome = Reply::Done(result.clone());
+        self.story.raise_and_reply(EventKind::ClientMoved, result, cause, reply, outcome);
+        None
+    }
+
+    fn pause(&mut self, params: PauseParams, cause: Cause, reply: ReplyTo) -> Option<Ending> {
+        let PauseParams { direction, policy } = params;
+        let inward = matches!(direction, Direction::In | Direction::Both).then(|| self.inflow.pause(policy));
+        let outward = matches!(direction, Direction::Out | Direction::Both).then(|| {
+            self.writing = true;
+            self.outbox.pause(policy)
+        });
+        let result = positions(inward, outward);
+        let mut data = result.clone();
+        (data["direction"], data["policy"]) = (json!(direction), json!(policy));
+        self.story.raise_and_reply(EventKind::ClientPaused, data, cause, reply, Reply::Done(result));
+        None
+    }
+
+    fn resume(&mut self, params: ResumeParams, cause: Cause, reply: ReplyTo) -> Option<Ending> {
+        let (mut buffered, mut dropped) = (0, 0);
+        let mut inward = None;
+        if matches!(params.direction, Direction::In | Direction::Both) {
+            let waited = self.inflow.resume();
+            let count: u64 = waited.iter().map(Run::frames).sum();
+            inward = Some(self.inflow.frames - count);
+            buffered += count;
+            dropped += std::mem::take(&mut self.inflow.dropped_in_pause);
+            for run in waited {
+                self.publish(&run);
+            }
+        }
+        let outward = matches!(params.direction, Direction::Out | Direction::Both).then(|| {
+            let resumed = self.outbox.resume();
+            buffered += resumed.waited;
+            dropped += resumed.dropped;
+            self.writing = true;
+            resumed.position
+        });
+        let mut result = positions(inward, outward);
+        (result["buffered"], result["dropped"]) = (json!(buffered), json!(dropped));
+        let mut data = result.clone();
+        data["direction"] = json!(params.direction);
+        self.story.raise_and_reply(EventKind::ClientUnpaused, data, cause, reply, Reply::Done(result));
+        None
+    }
+
+    fn set(&mut self, params: SetParams, cause: Cause, reply: ReplyTo) -> Option<Ending> {
+        if self.jobs.len() >= MOST_WAITING {
+            self.node.reply(reply, Reply::Failed(Failure::new(Fault::RateLimited, "too many changes at once")));
+            return None;
+        }
+        let settings = &mut self.facts.settings;
+        settings.queue_bytes = params.queue_bytes.unwrap_or(settings.queue_bytes);
+        settings.slow = params.slow.unwrap_or(settings.slow);
+        settings.ping = params.ping.unwrap_or(settings.ping);
+        if let Some(rate) = params.rate {
+            settings.rate = Some(rate).filter(|rate| *rate != Rate::default());
+            self.pace = Pace::new(settings.rate);
+        }
+        self.outbox.set(settings.queue_bytes, settings.slow);
+        if params.ping.is_some() {
+            self.heart.set(std::time::Duration::from_secs(settings.ping));
+        }
+        if let Some(meta) = params.meta {
+            self.facts.meta = meta;
+        }
+        let (node, pair, fence, facts) = (self.node.clone(), self.pair, self.fence, self.facts.clone());
+        self.jobs.push_back(Box::pin(async move {
+            node.revise(pair, fence, &facts).await;
+            JobDone::Quietly
+        }));
+        let data = json!({"settings": self.facts.settings, "meta": self.facts.meta});
+        self.story.raise_and_reply(EventKind::ClientChanged, data.clone(), cause, reply, Reply::Done(data));
+        None
+    }
+
+    fn ping(&mut self, reply: ReplyTo, writer: &mut Writer) -> Option<Ending> {
+        if self.pings.len() >= MOST_WAITING {
+            let failure = Failure::new(Fault::RateLimited, "too many pings at once");
+            self.node.reply(reply, Reply::Failed(failure));
+            return None;
+        }
+        let payload = self.heart.ping();
+        writer.ping(&payload);
+        self.writing = true;
+        self.pings.push((u64::from_be_bytes(payload), Instant::now(), reply));
+        None
+    }
+
+    /// A pong answers its ping and all before it.
+    pub(super) fn ponged(&mut self, payload: &[u8]) {
+        self.heart.ponged(payload);
+        let Ok(number) = payload.try_into().map(u64::from_be_bytes) else { return };
+        for (_, sent, reply) in self.pings.extract_if(.., |(ping, ..)| *ping <= number) {
+            self.node.reply(reply, Reply::Done(json!({"rtt_ms": milliseconds(sent.elapsed())})));
+        }
+    }
+
+    /// The socket ends: jobs that would only change it are told so, those that clean up are done.
+    pub(super) async fn abandon_jobs(&mut self) {
+        while let Some(job) = self.jobs.pop_front() {
+            if let JobDone::Entered(Entered { room, format, reply, .. }) = job.await {
+                match format {
+                    Ok(_) if room == *self.room.name() => self.node.lose_interest(&room).await,
+                    Ok(_) => self.node.exit(self.pair, &room).await,
+                    Err(_) => {}
+                }
+                self.node.reply(reply, Reply::NotHere);
+            }
+        }
+        for (.., reply) in self.pings.drain(..) {
+            self.node.reply(reply, Reply::NotHere);
+        }
+    }
+}
+
+fn close(params: CloseParams, cause: Cause, reply: ReplyTo) -> Ending {
+    let reason = params.reason.unwrap_or_default();
+    let closing = match params.code {
+        None | Some(1000) => Closing::because(CloseCode::Normal, &reason),
+        Some(code) => Closing::application(code, &reason),
+    };
+    Ending::Close { closing, by: "sibling", order: Some((cause, reply)), pair_ends: None }
+}
+
+/// The positions of one or both directions; with both, `position` is that towards the client.
+fn positions(inward: Option<u64>, outward: Option<u64>) -> Value {
+    match (inward, outward) {
+        (Some(inward), Some(outward)) => json!({"position": outward, "position_in": inward}),
+        (position, None) | (None, position) => json!({"position": position}),
+    }
+}
+
+fn milliseconds(time: std::time::Duration) -> f64 {
+    time.as_micros() as f64 / 1_000.0
+}

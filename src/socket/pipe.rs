@@ -1,0 +1,182 @@
+//! What concerns frames in the actor of a client socket: taking them from the client, and the client's lag.
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+use serde_json::json;
+use tokio::time::{Duration, Instant};
+
+use super::{
+    client::{Client, Ending},
+    read::{Incoming, Reader},
+    write::Writer,
+};
+use crate::{
+    hub::Dropped,
+    protocol::{CloseCode, EventKind, FrameKind, PausePolicy, Run, RunBuilder, Violations},
+};
+
+/// Frames that arrive together travel together, up to this many bytes.
+const BATCH: usize = 64 << 10;
+/// A client that falls behind again and again is told of at most this often.
+const QUIET: Duration = Duration::from_secs(1);
+
+/// Frames from the client.
+#[derive(Default)]
+pub(super) struct Inflow {
+    /// Frames received since the socket opened: the client's position as a sender.
+    pub(super) frames: u64,
+    /// Their payload, in bytes.
+    pub(super) bytes: u64,
+    /// Frames published as the client, by itself or by its siblings.
+    pub(super) published: u64,
+    /// Stopped, and how.
+    pub(super) paused: Option<PausePolicy>,
+    /// Waiting to be published after a pause, bounded by the queue's size.
+    pub(super) waiting: VecDeque<Run>,
+    waiting_bytes: usize,
+    /// Dropped in pauses since the socket opened.
+    pub(super) dropped: Dropped,
+    /// Frames dropped in the present pause.
+    pub(super) dropped_in_pause: u64,
+}
+
+impl Inflow {
+    /// Stops; returns the position.
+    pub(super) fn pause(&mut self, policy: PausePolicy) -> u64 {
+        self.paused = Some(policy);
+        self.frames - self.waiting.iter().map(Run::frames).sum::<u64>()
+    }
+
+    /// Goes on; returns what waited.
+    pub(super) fn resume(&mut self) -> VecDeque<Run> {
+        self.paused = None;
+        self.waiting_bytes = 0;
+        std::mem::take(&mut self.waiting)
+    }
+}
+
+/// Turns an outbox's level into `client.lagging` and `client.caught_up`.
+#[derive(Default)]
+pub(super) struct LagWatch {
+    /// What had been dropped when the lag was told.
+    told: Option<Dropped>,
+    /// A lag that begins before this is told then.
+    quiet_until: Option<Instant>,
+}
+
+impl LagWatch {
+    pub(super) fn quiet_until(&self) -> Option<Instant> {
+        self.quiet_until
+    }
+}
+
+impl Client {
+    /// Whether the client's socket is read now. What is not read waits in the kernel, and then at the sender.
+    pub(super) fn may_read(&self) -> bool {
+        let full = self.inflow.waiting_bytes >= self.facts.settings.queue_bytes;
+        let held = self.inflow.paused == Some(PausePolicy::Hold);
+        !held && !full && (!self.pace.limited() || self.pace.wait().is_none())
+    }
+
+    /// Flow 1 begins: a frame, and those that have arrived with it, go to the room as one run.
+    pub(super) fn take_frames(
+        &mut self,
+        first: (FrameKind, Bytes),
+        reader: &mut Reader,
+        writer: &mut Writer,
+    ) -> Option<Ending> {
+        let mut batch = RunBuilder::default();
+        let (mut next, mut ending) = (Some(Incoming::Frame(first.0, first.1)), None);
+        while let Some(incoming) = next {
+            match incoming {
+                Incoming::Frame(kind, payload) if self.facts.format.carries(kind) => {
+                    self.inflow.frames += 1;
+                    self.inflow.bytes += payload.len() as u64;
+                    if self.pace.limited() {
+                        self.pace.spend(1, payload.len() as u64);
+                    }
+                    batch.push(kind, &payload);
+                }
+                Incoming::Frame(..) => {
+                    self.refused("a frame of the wrong kind", 1);
+                    if self.node.settings.violations == Violations::Close {
+                        ending = Some(Ending::gateway(CloseCode::WrongKind));
+                    }
+                }
+                Incoming::Ping(payload) => {
+                    writer.pong(&payload);
+                    self.writing = true;
+                }
+                Incoming::Pong(payload) => self.ponged(&payload),
+                Incoming::Close(closing) => ending = Some(Ending::Peer(closing)),
+                Incoming::Broken(code) => {
+                    if code == CloseCode::TooBig {
+                        self.refused("the message is over the limit", 1);
+                    }
+                    ending = Some(Ending::gateway(code));
+                }
+                Incoming::Gone => ending = Some(Ending::Gone),
+            }
+            if ending.is_some() || batch.len() >= BATCH || !self.may_read() {
+                break;
+            }
+            next = reader.ready();
+        }
+        if !batch.is_empty() {
+            self.publish_or_wait(batch.finish());
+        }
+        ending
+    }
+
+    fn publish_or_wait(&mut self, run: Run) {
+        match self.inflow.paused {
+            None => self.publish(&run),
+            Some(PausePolicy::Drop) => {
+                self.inflow.dropped.frames += run.frames();
+                self.inflow.dropped.bytes += run.payload_bytes();
+                self.inflow.dropped_in_pause += run.frames();
+            }
+            Some(PausePolicy::Buffer | PausePolicy::Hold) => {
+                self.inflow.waiting_bytes += run.len();
+                self.inflow.waiting.push_back(run);
+            }
+        }
+    }
+
+    /// Publishes to the room as this client.
+    pub(super) fn publish(&mut self, run: &Run) {
+        self.inflow.published += run.frames();
+        self.node.publish(&self.room, run, Some(&self.outbox));
+    }
+
+    /// Tells the siblings of frames that were not taken.
+    pub(super) fn refused(&mut self, reason: &str, frames: u64) {
+        self.story.raise(EventKind::ClientRefused, json!({"reason": reason, "frames": frames}), None);
+    }
+
+    /// Looks at the outbox: tells the siblings when the client falls behind and when it has caught up, and ends the
+    /// socket when the bound was hit and the room's policy is to close.
+    pub(super) fn check_lag(&mut self) -> Option<Ending> {
+        let level = self.outbox.level();
+        let now = Instant::now();
+        self.lag.quiet_until = self.lag.quiet_until.filter(|at| *at > now);
+        if self.lag.told.is_none() && (level.overflowed || level.lagging && self.lag.quiet_until.is_none()) {
+            self.lag.told = Some(level.dropped);
+            let data = json!({
+                "queued_frames": level.queued_frames, "queued_bytes": level.queued_bytes,
+                "queue_bytes": level.limit, "dropped": level.dropped,
+            });
+            self.story.raise(EventKind::ClientLagging, data, None);
+        }
+        if level.overflowed {
+            return Some(Ending::gateway(CloseCode::TooSlow));
+        }
+        if !level.lagging && let Some(before) = self.lag.told.take() {
+            self.lag.quiet_until = Some(now + QUIET);
+            let data = json!({"dropped": level.dropped.since(before), "queued_bytes": level.queued_bytes});
+            self.story.raise(EventKind::ClientCaughtUp, data, None);
+        }
+        None
+    }
+}

@@ -1,0 +1,207 @@
+//! The actor of a sibling socket.
+//!
+//! Its `select!` waits on: its feed (the pair's events, while its own queue has room), the commands in flight, the
+//! peer's messages (while not too many commands are in flight), the socket's readiness to take more, one alarm, and
+//! the node's drain. A slow command holds up nothing but its own answer.
+
+use std::{sync::Arc, time::Duration};
+
+use futures_util::{StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
+use serde_json::{Value, json};
+use tokio::time::{Instant, sleep_until};
+
+use super::{
+    Upgraded,
+    calls::{Caller, Calls, trace_id},
+    farewell,
+    heartbeat::{Beat, Heartbeat},
+    read::{Incoming, Reader},
+    write::Writer,
+};
+use crate::{
+    hub::Outbox,
+    node::{Feed, FeedItem, Node, now_text},
+    protocol::{
+        Answer, CloseCode, Closing, Codec, Event, EventKind, Message, Notification, PairId, Run, SiblingId, Slow,
+        write_cursor,
+    },
+};
+
+/// The largest message that a sibling may send, in bytes.
+const LARGEST: usize = 64 << 10;
+/// The bound of the queue towards a sibling, in bytes. Events wait in the history when it is half full.
+const QUEUE: usize = 1 << 20;
+/// The most messages that are worked on at once; more are left unread.
+const IN_FLIGHT: usize = 64;
+
+/// A sibling that may be served: it listens to its pair already.
+pub struct SiblingSocket {
+    /// Its name.
+    pub id: SiblingId,
+    /// Whose.
+    pub caller: Caller,
+    /// How it writes.
+    pub codec: Codec,
+    /// What it hears.
+    pub feed: Feed,
+    /// How the pair stood when it came.
+    pub state: Value,
+}
+
+struct Sibling {
+    node: Arc<Node>,
+    pair: PairId,
+    codec: Codec,
+    outbox: Outbox,
+    heart: Heartbeat,
+    calls: Calls,
+    in_flight: FuturesUnordered<BoxFuture<'static, Option<Value>>>,
+    leave_at: Option<Instant>,
+}
+
+/// Serves a sibling socket until it ends: `upgrade` completes when the handshake has been answered.
+pub async fn serve_sibling(
+    node: Arc<Node>,
+    socket: SiblingSocket,
+    ping: Option<u64>,
+    upgrade: impl Future<Output = Option<Upgraded>>,
+) {
+    let SiblingSocket { id, caller, codec, mut feed, state } = socket;
+    let pair = caller.pair;
+    if let Some(upgraded) = upgrade.await {
+        if let Err(failure) = node.count_in(pair, id).await {
+            tracing::debug!(%pair, %failure, "a sibling is not counted");
+        }
+        let (mut reader, mut writer) = upgraded.split(LARGEST).await;
+        let every = Duration::from_secs(ping.unwrap_or(node.settings.pipe.ping));
+        let mut sibling = Sibling {
+            heart: Heartbeat::new(every, node.settings.pong),
+            pair,
+            codec,
+            outbox: Outbox::new(QUEUE, Slow::Close),
+            in_flight: FuturesUnordered::new(),
+            leave_at: None,
+            node: Arc::clone(&node),
+            calls: Calls::new(&node, caller.clone()),
+        };
+        sibling.greet(&caller, id, &feed, state);
+        let closing = sibling.run(&mut feed, &mut reader, &mut writer).await;
+        drop(feed);
+        node.count_out(pair, id).await;
+        if let Some(closing) = closing {
+            writer.close(&closing);
+            let queue = (closing.code != CloseCode::TooSlow.number()).then_some(&sibling.outbox);
+            farewell::part(&mut reader, &mut writer, queue, farewell::LONGEST).await;
+        }
+    }
+}
+
+impl Sibling {
+    fn greet(&mut self, caller: &Caller, id: SiblingId, feed: &Feed, state: Value) {
+        let position = feed.position();
+        let data = json!({
+            "pair": self.pair, "sibling": id, "node": self.node.id, "cursor": write_cursor(self.pair, position),
+            "grants": caller.grants, "state": state, "protocol": 1,
+        });
+        let ready = Event { kind: EventKind::Ready, at: now_text(), data, cause: None };
+        self.tell((Arc::new(ready), position));
+    }
+
+    /// Runs until the socket is to be closed: with what, or `None` when the peer is gone.
+    async fn run(&mut self, feed: &mut Feed, reader: &mut Reader, writer: &mut Writer) -> Option<Closing> {
+        let mut alarm = std::pin::pin!(sleep_until(self.alarm_at()));
+        let mut draining = Box::pin(self.node.draining.clone().cancelled_owned());
+        let mut writing = true;
+        loop {
+            if alarm.deadline() != self.alarm_at() {
+                alarm.as_mut().reset(self.alarm_at());
+            }
+            let level = self.outbox.level();
+            if level.overflowed {
+                return Some(Closing::new(CloseCode::TooSlow));
+            }
+            let room = !level.lagging;
+            tokio::select! {
+                item = feed.next(), if room => {
+                    writing = true;
+                    self.tell(item);
+                }
+                Some(answer) = self.in_flight.next(), if !self.in_flight.is_empty() => {
+                    writing = true;
+                    if let Some(answer) = answer {
+                        self.say(&answer);
+                    }
+                }
+                incoming = reader.next(), if room && self.in_flight.len() < IN_FLIGHT => {
+                    writing = true;
+                    match self.hear(incoming, writer) {
+                        Ok(()) => {}
+                        Err(closing) => return closing,
+                    }
+                }
+                flushed = writer.flush(Some(&self.outbox)), if writing => match flushed {
+                    Ok(done) => writing = !done,
+                    Err(_) => return None,
+                },
+                () = alarm.as_mut() => {
+                    if self.leave_at.is_some_and(|at| at <= Instant::now()) {
+                        return Some(Closing::new(CloseCode::Restarting));
+                    }
+                    match self.heart.beat(false) {
+                        Beat::Ping(payload) => writer.ping(&payload),
+                        Beat::Dead => return Some(Closing::new(CloseCode::NoAnswer)),
+                    }
+                    writing = true;
+                }
+                () = &mut draining, if self.leave_at.is_none() => {
+                    self.leave_at = Some(Instant::now() + self.node.drain_plan().siblings);
+                }
+            }
+        }
+    }
+
+    fn alarm_at(&self) -> Instant {
+        self.leave_at.map_or(self.heart.next(), |at| at.min(self.heart.next()))
+    }
+
+    /// What the peer said; an error is the end of the socket.
+    fn hear(&mut self, incoming: Incoming, writer: &mut Writer) -> Result<(), Option<Closing>> {
+        self.heart.heard();
+        match incoming {
+            Incoming::Frame(kind, bytes) if kind == self.codec.frame() => self.take(&bytes),
+            Incoming::Frame(..) => return Err(Some(Closing::new(CloseCode::WrongKind))),
+            Incoming::Ping(payload) => writer.pong(&payload),
+            Incoming::Pong(payload) => self.heart.ponged(&payload),
+            Incoming::Close(closing) => return Err(Some(closing)),
+            Incoming::Broken(code) => return Err(Some(Closing::new(code))),
+            Incoming::Gone => return Err(None),
+        }
+        Ok(())
+    }
+
+    fn take(&mut self, bytes: &[u8]) {
+        match self.codec.decode(bytes) {
+            Ok(value) => {
+                let (calls, message) = (self.calls.clone(), Message::from_value(value));
+                self.in_flight.push(Box::pin(async move { calls.answer(message).await }));
+            }
+            Err(failure) => {
+                if let Ok(answer) = serde_json::to_value(Answer::new(Value::Null, Err(failure), trace_id)) {
+                    self.say(&answer);
+                }
+            }
+        }
+    }
+
+    fn tell(&mut self, (event, position): FeedItem) {
+        let notification = Notification::event(event.told(write_cursor(self.pair, position)));
+        self.say(&notification);
+    }
+
+    fn say(&mut self, message: &impl serde::Serialize) {
+        match self.codec.encode(message) {
+            Ok(bytes) => self.outbox.push(&Run::of(self.codec.frame(), &bytes)),
+            Err(failure) => tracing::error!(pair = %self.pair, %failure, "a message could not be encoded"),
+        }
+    }
+}

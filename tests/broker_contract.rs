@@ -1,0 +1,613 @@
+//! The broker's contract, clause by clause, on both back ends; and what only Redis can do to us.
+
+use std::{
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use sibling_sockets::{
+    broker::{
+        BrokerError, Delivery, Keep, Link,
+        conformance::{self, Nodes, all_of, assert_chain, next, until},
+        memory::Memory,
+        redis,
+    },
+    protocol::{Fence, NodeId, PairId, Position, Topic},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+/// A Redis of our own, on a free port, that ends with the test.
+struct Server {
+    child: Child,
+    port: u16,
+    home: tempfile::TempDir,
+}
+
+impl Server {
+    async fn start() -> Self {
+        let home = tempfile::tempdir().unwrap();
+        // The port may be taken between our asking and Redis' listening: then another is tried.
+        for _ in 0..10 {
+            let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+            let mut server = Self { child: Self::spawn(port, &home), port, home: tempfile::tempdir().unwrap() };
+            if server.answers().await {
+                server.home = home;
+                return server;
+            }
+        }
+        panic!("redis-server does not start");
+    }
+
+    fn spawn(port: u16, home: &tempfile::TempDir) -> Child {
+        Command::new("redis-server")
+            .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"])
+            .args(["--dir".as_ref(), home.path().as_os_str()])
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap()
+    }
+
+    async fn answers(&mut self) -> bool {
+        let end = Instant::now() + Duration::from_secs(10);
+        while Instant::now() < end && self.child.try_wait().unwrap().is_none() {
+            if self.ask(&["PING"]) == "PONG" {
+                return true;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        false
+    }
+
+    fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}", self.port)
+    }
+
+    fn ask(&self, command: &[&str]) -> String {
+        let port = self.port.to_string();
+        let output = Command::new("redis-cli").args(["-p", &port]).args(command).output().unwrap();
+        String::from_utf8(output.stdout).unwrap().trim().to_owned()
+    }
+
+    fn signal(&self, name: &str) {
+        let id = self.child.id().to_string();
+        assert!(Command::new("kill").args([name, &id]).status().unwrap().success());
+    }
+
+    fn stop(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    async fn start_again(&mut self) {
+        self.child = Self::spawn(self.port, &self.home);
+        assert!(self.answers().await);
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+/// Three nodes of one Redis.
+struct Cluster {
+    nodes: Nodes,
+    server: Server,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+}
+
+impl Cluster {
+    async fn start() -> Self {
+        let server = Server::start().await;
+        let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+        let link = async || redis::connect(&server.url(), NodeId::fresh(), "sib:", &tasks, &stop).await.unwrap();
+        let nodes = [link().await, link().await, link().await];
+        Self { nodes, server, tasks, stop }
+    }
+
+    /// All tasks end when they are told to.
+    async fn end(self) {
+        self.stop.cancel();
+        self.tasks.close();
+        tokio::time::timeout(Duration::from_secs(5), self.tasks.wait()).await.expect("the tasks end in time");
+    }
+}
+
+/// Each clause once, for both back ends.
+macro_rules! contract {
+    ($($clause:ident)*) => {
+        mod on_memory {
+            use super::*;
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $clause() {
+                let memory = Memory::new();
+                let mut nodes = [(); 3].map(|()| memory.link(NodeId::fresh()));
+                conformance::$clause(&mut nodes).await;
+            })*
+        }
+        mod on_redis {
+            use super::*;
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $clause() {
+                let mut cluster = Cluster::start().await;
+                conformance::$clause(&mut cluster.nodes).await;
+                cluster.end().await;
+            })*
+        }
+    };
+}
+
+contract! {
+    published_in_order_to_all
+    only_what_was_subscribed
+    nothing_is_missed_after_subscribe
+    the_last_change_of_a_subscription_wins
+    payloads_are_bytes
+    live_and_kept_are_the_same
+    concurrent_appenders_make_one_chain
+    a_nonce_is_added_once
+    pages_tell_where_they_stand
+    histories_are_trimmed
+    heads_of_many
+    histories_outlive_their_record
+    records_are_made_once
+    claims_count_up
+    facts_are_fenced
+    one_releaser_wins
+    one_ender_wins
+    only_the_idle_end_as_idle
+    groups_have_members_in_order
+    one_charter_wins
+    holdings_follow
+    nodes_live_expire_and_are_buried
+}
+
+/// What only Redis can do to us.
+mod redis_fails {
+    use super::*;
+
+    const ALL: Keep = Keep { events: 100_000, age: Duration::from_secs(600), most: 100_000 };
+
+    fn number(n: u64) -> Bytes {
+        n.to_string().into()
+    }
+
+    fn as_number(payload: &Bytes) -> u64 {
+        std::str::from_utf8(payload).unwrap().parse().unwrap()
+    }
+
+    fn room(name: &str) -> Topic {
+        Topic::Room(name.parse().unwrap())
+    }
+
+    async fn wait_for(link: &mut Link, what: fn(&Delivery) -> bool) {
+        while !what(&next(link).await) {}
+    }
+
+    /// Appends, with the same nonce again for as long as it is not known to have worked.
+    async fn insist(link: &Link, topic: &Topic, payload: u64) -> Position {
+        let (nonce, end) = (rand::random(), Instant::now() + Duration::from_secs(30));
+        loop {
+            match link.broker.append(topic, nonce, number(payload), &ALL).await {
+                Ok(position) => return position,
+                Err(error) => assert!(Instant::now() < end, "{error:?}"),
+            }
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn subscribers_are_cut_off() {
+        let mut cluster = Cluster::start().await;
+        let [a, b, c] = &mut cluster.nodes;
+        let topic = Topic::Pair(PairId::fresh());
+        // Before there is any subscription Redis does not call the connection a subscriber's.
+        for link in [&*b, c] {
+            link.broker.subscribe(&topic).await.unwrap();
+        }
+        for round in 0..5u64 {
+            let appender = async {
+                for n in 0..200 {
+                    insist(a, &topic, round * 1_000 + n).await;
+                    if n == 50 {
+                        assert_eq!(cluster.server.ask(&["CLIENT", "KILL", "TYPE", "pubsub"]), "2");
+                    }
+                }
+            };
+            // Everyone keeps up as a sibling does: live entries that follow on, and a look into the history where
+            // something may have been lost.
+            let follower = async |link: &mut Link, mut seen: Vec<_>| {
+                let (mut down, mut lost) = (0, 0);
+                while seen.len() < 200 || lost == 0 {
+                    match next(link).await {
+                        Delivery::Down => down += 1,
+                        Delivery::Lost => {
+                            lost += 1;
+                            let skip = seen.len() + usize::try_from(round).unwrap() * 200;
+                            seen.extend(all_of(&*link.broker, &topic).await.into_iter().skip(skip));
+                        }
+                        Delivery::Entry(_, entry) => {
+                            assert_eq!(down, lost, "nothing between Down and Lost");
+                            let at = usize::try_from(entry.position.offset - 1 - round * 200).unwrap();
+                            assert!(at <= seen.len(), "a hole that nobody told of");
+                            if at == seen.len() {
+                                seen.push(entry);
+                            }
+                        }
+                        Delivery::Message(..) => panic!("nobody publishes"),
+                    }
+                }
+                assert_eq!((down, lost), (1, 1));
+                seen
+            };
+            let ((), of_b, of_c) = tokio::join!(appender, follower(b, Vec::new()), follower(c, Vec::new()));
+            assert_eq!(of_b, of_c);
+            assert_eq!(of_b, all_of(&*a.broker, &topic).await[usize::try_from(round * 200).unwrap()..]);
+        }
+        assert_chain(Position::START, &all_of(&*a.broker, &topic).await);
+        cluster.end().await;
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn redis_restarts_empty() {
+        let mut cluster = Cluster::start().await;
+        let (old, new, room) = (Topic::Pair(PairId::fresh()), Topic::Pair(PairId::fresh()), room("hall"));
+        for link in &cluster.nodes {
+            link.broker.subscribe(&old).await.unwrap();
+            link.broker.subscribe(&room).await.unwrap();
+        }
+        insist(&cluster.nodes[0], &old, 1).await;
+        cluster.server.stop();
+        for link in &mut cluster.nodes {
+            wait_for(link, |delivery| matches!(delivery, Delivery::Down)).await;
+            let asked = Instant::now();
+            assert!(matches!(link.broker.read(&old, Position::START, 1).await, Err(BrokerError::Unavailable(_))));
+            assert!(matches!(link.broker.subscribe(&new).await, Err(BrokerError::Unavailable(_))));
+            link.broker.unsubscribe(&room).await.unwrap_err();
+            assert!(asked.elapsed() < Duration::from_secs(8), "an answer takes two seconds at most");
+        }
+        cluster.server.start_again().await;
+        for link in &mut cluster.nodes {
+            assert!(matches!(next(link).await, Delivery::Lost));
+        }
+        // What was subscribed to before and meanwhile is in force, what was given up meanwhile is not; and Redis has
+        // no scripts any more.
+        cluster.nodes[0].broker.publish(&room, number(1)).unwrap();
+        let first = insist(&cluster.nodes[0], &old, 2).await;
+        assert_eq!(first.offset, 1);
+        insist(&cluster.nodes[1], &new, 3).await;
+        for link in &mut cluster.nodes {
+            assert!(
+                matches!(next(link).await, Delivery::Entry(topic, entry) if topic == old && entry.position == first)
+            );
+            assert!(matches!(next(link).await, Delivery::Entry(topic, _) if topic == new));
+        }
+        cluster.end().await;
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn redis_pauses() {
+        let mut cluster = Cluster::start().await;
+        let [a, b, _] = &mut cluster.nodes;
+        let topic = Topic::Pair(PairId::fresh());
+        b.broker.subscribe(&topic).await.unwrap();
+        let mut retries = 0;
+        for n in 0..3u64 {
+            cluster.server.ask(&["CLIENT", "PAUSE", "2300", "ALL"]);
+            let nonce = rand::random();
+            while let Err(error) = a.broker.append(&topic, nonce, number(n), &ALL).await {
+                assert!(matches!(error, BrokerError::Unavailable(_)));
+                retries += 1;
+            }
+        }
+        assert!(retries >= 3);
+        let kept = all_of(&*a.broker, &topic).await;
+        assert_chain(Position::START, &kept);
+        assert_eq!(kept.iter().map(|entry| as_number(&entry.payload)).collect::<Vec<_>>(), [0, 1, 2]);
+        cluster.end().await;
+    }
+
+    /// fred's own `subscribe` returns when the command is queued; ours when Redis has done it.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn subscriptions_are_confirmed() {
+        let cluster = Cluster::start().await;
+        let [a, ..] = &cluster.nodes;
+        let paused = Instant::now();
+        cluster.server.ask(&["CLIENT", "PAUSE", "1000", "ALL"]);
+        a.broker.subscribe(&room("hall")).await.unwrap();
+        assert!(paused.elapsed() > Duration::from_millis(900), "nobody can have confirmed it");
+        assert_eq!(cluster.server.ask(&["PUBSUB", "NUMSUB", "sib:{room/hall}:live"]), "sib:{room/hall}:live\n1");
+        cluster.end().await;
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn scripts_are_forgotten() {
+        let mut cluster = Cluster::start().await;
+        let [a, b, _] = &mut cluster.nodes;
+        let pair = PairId::fresh();
+        let topic = Topic::Pair(pair);
+        b.broker.subscribe(&topic).await.unwrap();
+        for n in 1..=3 {
+            cluster.server.ask(&["SCRIPT", "FLUSH"]);
+            assert_eq!(a.broker.append(&topic, n, number(n), &ALL).await.unwrap().offset, n);
+            assert!(matches!(next(b).await, Delivery::Entry(_, entry) if entry.position.offset == n));
+            cluster.server.ask(&["SCRIPT", "FLUSH"]);
+            let topics = vec![topic.clone(); 10];
+            assert_eq!(b.broker.heads(&topics).await.unwrap(), vec![Position { offset: n, nonce: n }; 10]);
+            assert_eq!(b.broker.read(&topic, Position::START, 10).await.unwrap().entries.len() as u64, n);
+            a.registry.beat(NodeId::fresh(), number(n), Duration::from_secs(1)).await.unwrap();
+        }
+        cluster.end().await;
+    }
+
+    /// While Redis hangs, publishing never waits and the queue is bounded; afterwards order holds, and there is no
+    /// flood of what was said long ago.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn redis_hangs_for_a_while() {
+        redis_hangs(Duration::from_millis(2_500)).await;
+    }
+
+    /// So long that the connections are given up.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn redis_hangs_long() {
+        redis_hangs(Duration::from_secs(7)).await;
+    }
+
+    async fn redis_hangs(time: Duration) {
+        let mut cluster = Cluster::start().await;
+        let [a, b, _] = &mut cluster.nodes;
+        let topic = room("hall");
+        b.broker.subscribe(&topic).await.unwrap();
+        cluster.server.signal("-STOP");
+        let payload = |n: u64| Bytes::from(format!("{n:0>65000}"));
+        let (mut sent, mut longest) = (0, Duration::ZERO);
+        loop {
+            let asked = Instant::now();
+            let outcome = a.broker.publish(&topic, payload(sent));
+            longest = longest.max(asked.elapsed());
+            match outcome {
+                Ok(()) => sent += 1,
+                Err(error) => break assert!(matches!(error, BrokerError::Full)),
+            }
+            assert!(sent * 65_000 < 64 << 20, "a bound of 32 MiB, and what is on its way");
+        }
+        assert!(sent * 65_000 > 30 << 20, "{sent} are little for 32 MiB");
+        assert!(longest < Duration::from_millis(200), "publishing took {longest:?}");
+        tokio::time::sleep(time).await;
+        cluster.server.signal("-CONT");
+        // Whether or not the connections survived it: from some point on, what is said is heard.
+        let first_fresh = sent;
+        let mut heard = None;
+        let end = Instant::now() + Duration::from_secs(20);
+        while heard.is_none_or(|n| n < first_fresh) {
+            assert!(Instant::now() < end, "nothing fresh was heard after the hang");
+            if a.broker.publish(&topic, payload(sent)).is_ok() {
+                sent += 1;
+            }
+            while let Ok(Some(delivery)) = tokio::time::timeout(Duration::from_millis(20), b.deliveries.recv()).await
+            {
+                let Delivery::Message(_, payload) = delivery else { continue };
+                let n = as_number(&payload);
+                assert!(heard.is_none_or(|before| before < n), "{n} after {heard:?}");
+                assert!(n < 64 || n >= first_fresh, "{n} had grown stale");
+                heard = Some(n);
+            }
+        }
+        cluster.end().await;
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_node_that_does_not_listen_is_told_what_it_lost() {
+        let mut cluster = Cluster::start().await;
+        let [a, b, _] = &mut cluster.nodes;
+        let topic = room("hall");
+        b.broker.subscribe(&topic).await.unwrap();
+        let mut sent = 0;
+        for _ in 0..150_000 {
+            while a.broker.publish(&topic, number(sent)).is_err() {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            sent += 1;
+        }
+        // The queue, and fred's behind it, can't have held all of them once the last is through.
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        let (mut before, mut lost) = (None, 0);
+        while lost == 0 {
+            match next(b).await {
+                Delivery::Message(_, payload) => {
+                    assert_eq!(as_number(&payload), before.map_or(0, |n: u64| n + 1), "no loss before Lost");
+                    before = Some(as_number(&payload));
+                }
+                Delivery::Lost => lost += 1,
+                other => panic!("not {other:?}"),
+            }
+        }
+        a.broker.publish(&topic, number(sent)).unwrap();
+        wait_for(b, |delivery| matches!(delivery, Delivery::Message(_, payload) if as_number(payload) == 150_000))
+            .await;
+        cluster.end().await;
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn what_is_queued_goes_out_at_the_end() {
+        let mut cluster = Cluster::start().await;
+        let topic = room("hall");
+        let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+        let url = cluster.server.url();
+        let leaving = redis::connect(&url, NodeId::fresh(), "sib:", &tasks, &stop).await.unwrap();
+        let [a, ..] = &mut cluster.nodes;
+        a.broker.subscribe(&topic).await.unwrap();
+        for n in 0..10_000 {
+            leaving.broker.publish(&topic, number(n)).unwrap();
+        }
+        stop.cancel();
+        tasks.close();
+        tasks.wait().await;
+        for n in 0..10_000 {
+            assert!(matches!(next(a).await, Delivery::Message(_, payload) if as_number(&payload) == n));
+        }
+        let silent = leaving.broker.read(&topic, Position::START, 1).await;
+        assert!(matches!(silent, Err(BrokerError::Unavailable(_))), "nothing works after the end");
+        // Its three connections are gone; left are three of each other node, and the one that asks.
+        until(async || cluster.server.ask(&["CLIENT", "LIST"]).lines().count() == 10, "connections to close").await;
+        cluster.end().await;
+    }
+
+    #[tokio::test]
+    async fn nobody_is_there() {
+        let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+        // It takes connections and says nothing.
+        let mute = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        for address in [mute.local_addr().unwrap(), closed] {
+            let asked = Instant::now();
+            let url = format!("redis://{address}");
+            let outcome = redis::connect(&url, NodeId::fresh(), "sib:", &tasks, &stop).await;
+            assert!(matches!(outcome, Err(BrokerError::Unavailable(_))));
+            assert!(asked.elapsed() < Duration::from_secs(10));
+        }
+        assert!(tasks.is_empty(), "nothing goes on in the background");
+        let outcome = redis::connect("redis://127.0.0.1", NodeId::fresh(), "a{b}", &tasks, &stop).await;
+        assert!(outcome.is_err());
+    }
+
+    /// Passwords and databases, and that nothing lies about under other names or without an end.
+    #[tokio::test]
+    async fn keys_have_a_prefix_and_an_end() {
+        let server = Server::start().await;
+        server.ask(&["CONFIG", "SET", "requirepass", "secret"]);
+        let ask = |command: &[&str]| {
+            let with_password = [&["-a", "secret", "--no-auth-warning", "-n", "3"], command].concat();
+            server.ask(&with_password)
+        };
+        let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+        let connect = async |user: &str| {
+            let url = format!("redis://{user}127.0.0.1:{}/3", server.port);
+            redis::connect(&url, NodeId::fresh(), "mine:", &tasks, &stop).await
+        };
+        assert!(connect("").await.is_err());
+        assert!(connect(":wrong@").await.is_err());
+        let link = connect(":secret@").await.unwrap();
+        let (held, idle, nobodys) = (PairId::fresh(), PairId::fresh(), PairId::fresh());
+        let ttl =
+            |pair: PairId, kind: &str| ask(&["PTTL", &format!("mine:{{{pair}}}:{kind}")]).parse::<i64>().unwrap();
+        let minute = Duration::from_secs(60);
+        for pair in [held, idle] {
+            link.registry.create(pair, number(1), minute).await.unwrap();
+            link.registry.claim(pair, NodeId::fresh(), 7).await.unwrap();
+        }
+        let fence = Fence { epoch: 1, nonce: 7 };
+        assert!(link.registry.release(idle, fence, minute, minute).await.unwrap());
+        let keep = Keep { events: 1, age: Duration::from_secs(90), most: 9 };
+        for pair in [held, idle, nobodys] {
+            link.broker.append(&pair.into(), 1, number(1), &keep).await.unwrap();
+        }
+        assert_eq!((ttl(held, "pair"), ttl(held, "log")), (-1, -1));
+        assert!((1..=60_000).contains(&ttl(idle, "pair")));
+        assert!((90_001..=150_000).contains(&ttl(idle, "log")), "a first entry after the release has an end, too");
+        assert!((60_001..=90_000).contains(&ttl(nobodys, "log")));
+        // Entries of a list that stand for nothing (any more) are not answered for, and do not hide the others.
+        let node = NodeId::fresh();
+        for n in 0..600 {
+            let stale = [format!("p {idle} {n}"), format!("r hall {n:016x} x"), format!("p {} 1", PairId::fresh())];
+            let holds = format!("mine:{{{node}}}:holds");
+            ask(&["ZADD", &holds, "0", &stale[0], "0", &stale[1], "0", &stale[2]]);
+        }
+        link.registry.claim(idle, node, 1_000_000).await.unwrap();
+        assert_eq!(link.registry.holdings(node, 10).await.unwrap().pairs, [idle]);
+        assert_eq!(link.registry.holdings(node, 10).await.unwrap().members, []);
+        assert!(link.registry.end(held, None, minute).await.unwrap().is_some());
+        assert!((1..=60_000).contains(&ttl(held, "log")));
+        let keys = ask(&["KEYS", "*"]);
+        assert!(keys.lines().all(|key| key.starts_with("mine:{")), "{keys}");
+        stop.cancel();
+        tasks.close();
+        tasks.wait().await;
+    }
+}
+
+/// What the ports can carry. Not a test: `cargo test --release --test broker_contract -- --ignored --nocapture`.
+mod figures {
+    use super::*;
+
+    const KEEP: Keep = Keep { events: 1_000, age: Duration::ZERO, most: 1_000 };
+
+    async fn measure(name: &str, [a, b, _]: &mut Nodes) {
+        let payload = Bytes::from(vec![b'x'; 200]);
+        for (topics, appenders) in [(1, 1), (1, 64), (64, 64)] {
+            let begin = Instant::now();
+            let mut work = tokio::task::JoinSet::new();
+            let each = 40_000 / appenders;
+            let topics: Vec<_> = (0..topics).map(|_| Topic::Pair(PairId::fresh())).collect();
+            for i in 0..appenders {
+                let (broker, payload, topic) = (a.broker.clone(), payload.clone(), topics[i % topics.len()].clone());
+                work.spawn(async move {
+                    for _ in 0..each {
+                        broker.append(&topic, rand::random(), payload.clone(), &KEEP).await.unwrap();
+                    }
+                });
+            }
+            work.join_all().await;
+            let rate = 40_000.0 / begin.elapsed().as_secs_f64();
+            println!("{name}: {rate:.0} appends/s, {appenders} at once, {} histories", topics.len());
+        }
+        for size in [64, 1_024, 16_384] {
+            let topic = Topic::Room(format!("hall-{size}").parse().unwrap());
+            b.broker.subscribe(&topic).await.unwrap();
+            let payload = Bytes::from(vec![b'x'; size]);
+            let count = if size > 10_000 { 50_000 } else { 300_000 };
+            let begin = Instant::now();
+            let publisher = async {
+                for _ in 0..count {
+                    while a.broker.publish(&topic, payload.clone()).is_err() {
+                        tokio::time::sleep(Duration::from_millis(1)).await;
+                    }
+                }
+            };
+            let (mut heard, mut lost) = (0, 0);
+            let listener = async {
+                while let Ok(Some(delivery)) = tokio::time::timeout(Duration::from_secs(1), b.deliveries.recv()).await
+                {
+                    match delivery {
+                        Delivery::Message(..) => heard += 1,
+                        _ => lost += 1,
+                    }
+                    if heard == count {
+                        break;
+                    }
+                }
+                begin.elapsed()
+            };
+            let ((), time) = tokio::join!(publisher, listener);
+            let rate = f64::from(heard) / time.as_secs_f64();
+            println!(
+                "{name}: {rate:.0} published and heard/s of {size} bytes ({heard} of {count}, lost {lost} times)"
+            );
+        }
+        let topics: Vec<_> = (0..10_000).map(|_| Topic::Pair(PairId::fresh())).collect();
+        let begin = Instant::now();
+        a.broker.heads(&topics).await.unwrap();
+        println!("{name}: heads of 10000 histories in {:?}", begin.elapsed());
+        let begin = Instant::now();
+        for topic in &topics[..1_000] {
+            b.broker.subscribe(topic).await.unwrap();
+        }
+        println!("{name}: 1000 subscriptions, one after the other, in {:?}", begin.elapsed());
+        let begin = Instant::now();
+        futures_util::future::join_all(topics[1_000..].iter().map(|topic| b.broker.subscribe(topic))).await;
+        println!("{name}: 9000 subscriptions, all at once, in {:?}", begin.elapsed());
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    #[ignore = "figures, not a test"]
+    async fn figures() {
+        let memory = Memory::new();
+        measure("memory", &mut [(); 3].map(|()| memory.link(NodeId::fresh()))).await;
+        let mut cluster = Cluster::start().await;
+        measure("redis", &mut cluster.nodes).await;
+        cluster.end().await;
+    }
+}

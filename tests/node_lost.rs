@@ -1,0 +1,77 @@
+//! A node that dies without a word costs only its own sockets.
+
+mod support;
+
+use serde_json::json;
+use support::{ClientSocket, Cluster, Pair, Settings, Sibling, eventually, kind_of};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_killed_node_held_is_taken_over() {
+    let mut cluster = Cluster::redis(3, &Settings::new()).await;
+    let lost = Pair::make(cluster.node(1), "hall", "text").await;
+    let idle = Pair::make(cluster.node(1), "hall", "text").await;
+    let stays = Pair::make(cluster.node(1), "hall", "text").await;
+    let mut pipe = ClientSocket::open(cluster.node(0), &lost).await;
+    let mut idle_pipe = ClientSocket::open(cluster.node(0), &idle).await;
+    let mut stayer = ClientSocket::open(cluster.node(1), &stays).await;
+    let mut far = Sibling::open(cluster.node(1), &lost).await;
+    let mut far_idle = Sibling::open(cluster.node(2), &idle).await;
+    let near = Sibling::open(cluster.node(0), &lost).await;
+    let cursor = near.cursor();
+    pipe.text("before").await;
+    stayer.until_received(1).await;
+
+    cluster.node_mut(0).kill();
+    assert_eq!(pipe.closed().await.code, None, "no goodbye");
+    // Whoever comes back at once need not wait until the death is certain.
+    let mut again = ClientSocket::open(cluster.node(2), &lost).await;
+    let opened = far.event_where("client.opened", |params| params["data"]["epoch"] == 2).await;
+    assert_eq!(opened["data"]["room"], "hall", "{opened}");
+    far.must("client.push", json!({"text": "here again"})).await;
+    assert_eq!(again.next_text().await, "here again");
+    stayer.text("still in the hall").await;
+    assert_eq!(again.next_text().await, "still in the hall");
+    // The sibling that was on the dead node wakes elsewhere.
+    let mut woken = Sibling::wake(cluster.node(1), &lost, &cursor).await;
+    woken.event_where("client.opened", |params| params["data"]["epoch"] == 2).await;
+
+    // Of the one that does not come back, its sibling hears.
+    let closed = far_idle.event("client.closed").await;
+    assert_eq!(closed["data"]["by"], "node_lost", "{closed}");
+    assert_eq!(closed["data"]["epoch"], 1, "{closed}");
+    assert_eq!(closed["data"]["clean"], false, "{closed}");
+    idle_pipe.closed().await;
+    assert_eq!(far_idle.must("pair.get", json!({})).await["client"], "detached");
+    eventually("two are left in the hall", async || {
+        let page = far.must("room.members", json!({})).await;
+        (page["members"].as_array()?.len() == 2).then_some(())
+    })
+    .await;
+    let closes = far_idle.story().iter().filter(|params| kind_of(params) == "client.closed").count();
+    assert_eq!(closes, 1, "two nodes buried it, and it died once");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_was_stopped_gives_up_what_others_took() {
+    let cluster = Cluster::redis(2, &Settings::new()).await;
+    let (a, b) = (cluster.node(0), cluster.node(1));
+    let pair = Pair::make(b, "hall", "text").await;
+    let other = Pair::make(b, "hall", "text").await;
+    let mut old = ClientSocket::open(a, &pair).await;
+    let mut witness = ClientSocket::open(b, &other).await;
+    let mut sibling = Sibling::open(b, &pair).await;
+    old.text("one").await;
+    witness.until_received(1).await;
+    a.signal("STOP");
+    let mut new = ClientSocket::open(b, &pair).await;
+    sibling.event_where("client.opened", |params| params["data"]["epoch"] == 2).await;
+    old.try_send(tokio_tungstenite::tungstenite::Message::text("a ghost")).await;
+    a.signal("CONT");
+    assert_eq!(old.closed().await.code, Some(3509), "the older socket learns of the newer");
+    sibling.must("client.push", json!({"text": "for the new"})).await;
+    assert_eq!(new.next_text().await, "for the new");
+    new.text("two").await;
+    eventually("the witness heard the new one", async || witness.texts().contains(&"two".to_owned()).then_some(()))
+        .await;
+    assert_eq!(sibling.must("pair.get", json!({})).await["epoch"], 2);
+}
