@@ -117,9 +117,9 @@ pub struct ServeArgs {
     /// Events are kept for at least this long
     #[arg(long, env = "SIBLING_HISTORY_SECONDS", default_value_t = 3_600, value_name = "SECONDS")]
     pub history_seconds: u64,
-    /// Never more than this many events of a pair are kept
-    #[arg(long, env = "SIBLING_HISTORY_MAX", default_value_t = 16_384, value_parser = clap::value_parser!(u64).range(1..), value_name = "N")]
-    pub history_max: u64,
+    /// Never more than this many events of a pair are kept [default: 16384, or history-events if that is more]
+    #[arg(long, env = "SIBLING_HISTORY_MAX", value_parser = clap::value_parser!(u64).range(1..), value_name = "N")]
+    pub history_max: Option<u64>,
     /// Seconds that a command waits for its reply
     #[arg(long, env = "SIBLING_COMMAND_TIMEOUT_SECONDS", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=300), value_name = "SECONDS")]
     pub command_timeout_seconds: u64,
@@ -169,14 +169,9 @@ impl Config {
         let (mut wrong, mut warnings) = (Vec::new(), Vec::new());
         let embedded = args.broker == "memory";
         let dev = args.dev || args.secret.is_none();
-        if args.secret.is_none() && !args.dev {
-            if !embedded {
-                wrong.push("a cluster's nodes must share a secret: set SIBLING_SECRET, the same on all nodes".into());
-            }
-            if !args.listen.ip().is_loopback() {
-                let address = args.listen;
-                wrong.push(format!("{address} can be reached by others: set SIBLING_SECRET, or --dev if that is meant"));
-            }
+        if args.secret.is_none() && !args.dev && !args.listen.ip().is_loopback() {
+            let address = args.listen;
+            wrong.push(format!("{address} can be reached by others: set SIBLING_SECRET, or --dev if that is meant"));
         }
         let secrets: Vec<Vec<u8>> = match &args.secret {
             Some(keys) => keys.split(',').map(|key| key.trim().as_bytes().to_vec()).collect(),
@@ -188,7 +183,7 @@ impl Config {
             warnings.push("a key in SIBLING_SECRET is shorter than 32 bytes: openssl rand -hex 32 makes a good one".into());
         }
         if args.secret.is_none() && !embedded {
-            warnings.push("without SIBLING_SECRET, the tickets of this node open nothing on others".into());
+            warnings.push("without SIBLING_SECRET, this node's tickets open nothing on other nodes: set it, the same on all of them".into());
         }
         if args.admin_key.as_ref().is_some_and(String::is_empty) {
             wrong.push("SIBLING_ADMIN_KEY is empty: leave it unset for no admin".into());
@@ -197,7 +192,8 @@ impl Config {
             let broker = &args.broker;
             wrong.push(format!("broker {broker:?}: use memory, or a URL that begins with redis:// or rediss://"));
         }
-        if args.history_max < args.history_events {
+        let history_max = args.history_max.unwrap_or(args.history_events.max(16_384));
+        if history_max < args.history_events {
             wrong.push("history-max is less than history-events: raise it".into());
         }
         if args.linger_seconds > args.max_linger_seconds {
@@ -223,7 +219,7 @@ impl Config {
             keep: Keep {
                 events: args.history_events,
                 age: Duration::from_secs(args.history_seconds),
-                most: args.history_max,
+                most: history_max,
             },
             linger: Duration::from_secs(args.linger_seconds),
             longest_linger: Duration::from_secs(args.max_linger_seconds),

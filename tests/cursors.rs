@@ -4,7 +4,7 @@ mod support;
 
 use rstest::rstest;
 use serde_json::json;
-use support::{Arrival, Cluster, Codec, Kind, Pair, Settings, Sibling, kind_of, upgrade};
+use support::{Arrival, Cluster, Codec, Kind, Pair, Settings, Sibling, Sse, kind_of, upgrade};
 use tokio_tungstenite::tungstenite::Error;
 
 /// A pair with a few events behind it, and the cursors of all of them.
@@ -72,13 +72,11 @@ async fn what_is_no_cursor_of_the_pair_is_refused(#[case] kind: Kind) {
     let closed = dial.offer("siblings.v1.json").closed().await;
     assert_eq!(closed.code, Some(3504), "{closed:?}");
     // By a header, as browsers resume an event stream.
-    let headers = [("Authorization", bearer.as_str()), ("Last-Event-ID", foreign[3].as_str())];
-    let refused = node.send("GET", &pair.path("/events"), &headers, None).await;
-    assert!(matches!(refused.status, 400 | 404), "{}", refused.status);
-
-    let headers = [("Authorization", bearer.as_str()), ("Last-Event-ID", "\u{fc}")];
-    let refused = node.send("GET", &pair.path("/events"), &headers, None).await;
-    assert!(matches!(refused.status, 400 | 404), "{}", refused.status);
+    for last in [foreign[3].as_str(), "nonsense", "\u{fc}"] {
+        let headers = [("Authorization", bearer.as_str()), ("Last-Event-ID", last)];
+        let refused = Sse::open(node, &pair.path("/events"), &headers).await.head;
+        assert!(matches!(refused.status, 400 | 404), "{last}: {}", refused.status);
+    }
 
     // And the pair's own still works, all of them.
     for (at, cursor) in own.iter().enumerate() {

@@ -86,9 +86,7 @@ async fn a_trimmed_stream_tells_its_gap(#[case] kind: Kind) {
     let pair = Pair::make(cluster.node(0), "hall", "text").await;
     let _pipe = ClientSocket::open(cluster.node(0), &pair).await;
     let mut awake = Sibling::wake(cluster.node(0), &pair, "start").await;
-    for n in 0..300 {
-        awake.ask("client.set", json!({"meta": {"n": n}})).await;
-    }
+    awake.pour(300, |n| ("client.set", json!({"meta": {"n": n}}))).await;
     awake.until("all replies and events", |all| all.len() == 602).await;
     let story = awake.story();
     let mut woken = stream(&cluster, 1, &pair, "?cursor=start", "").await;

@@ -65,7 +65,6 @@ async fn a_node_that_was_stopped_gives_up_what_others_took() {
     a.signal("STOP");
     let mut new = ClientSocket::open(b, &pair).await;
     sibling.event_where("client.opened", |params| params["data"]["epoch"] == 2).await;
-    old.try_send(tokio_tungstenite::tungstenite::Message::text("a ghost")).await;
     a.signal("CONT");
     assert_eq!(old.closed().await.code, Some(3509), "the older socket learns of the newer");
     sibling.must("client.push", json!({"text": "for the new"})).await;

@@ -37,7 +37,7 @@ async fn what_the_maker_gets_works_as_it_is() {
     assert_eq!(deep(&state, "meta"), Some(&json!({"who": "me"})), "{state}");
     let (path, ticket) = (pair.path("/client"), pair.client_ticket.as_str());
     // As a client that names its formats by subprotocol, and is told the one that was chosen.
-    let dial = Dial::to(node, path).bearer(ticket).offer("siblings.text, siblings.json");
+    let dial = Dial::to(node, path).bearer(ticket).offer("siblings.json, siblings.text");
     let (_ws, response) = dial.connect().await.expect("a client socket");
     assert_eq!(response.headers()["sec-websocket-protocol"], "siblings.json");
 

@@ -116,9 +116,7 @@ async fn a_trimmed_history_is_a_gap_with_the_true_count(#[case] kind: Kind) {
     let cursor = sleeper.sleep().await;
 
     let events = 500;
-    for n in 0..events {
-        awake.ask("client.set", json!({"meta": {"n": n}})).await;
-    }
+    awake.pour(events, |n| ("client.set", json!({"meta": {"n": n}}))).await;
     awake.event_where("client.changed", |params| meta_n(params) == Some(events - 1)).await;
 
     for from in [cursor.as_str(), "start"] {
@@ -231,26 +229,14 @@ fn is_end(arrival: &Arrival) -> bool {
 
 /// Raises `events` events as fast as replies allow, through a sibling, then the last one.
 async fn fire(sibling: &mut Sibling, events: u64) {
-    for n in 0..events {
-        let (method, params) = match n % 4 {
-            0 => ("client.pause", json!({"direction": "in", "policy": "buffer"})),
-            1 => ("client.resume", json!({"direction": "in"})),
-            _ => ("client.set", json!({"meta": {"n": n}})),
-        };
-        sibling.ask(method, params).await;
-        // Many commands in flight, and yet not a queue without end.
-        if n % 32 == 31 {
-            sibling.until("the replies", |all| replies(all) + 64 > n).await;
-        }
-    }
-    let replied = |all: &[Arrival]| replies(all) == events;
-    sibling.until("all replies", replied).await;
+    let command = |n: u64| match n % 4 {
+        0 => ("client.pause", json!({"direction": "in", "policy": "buffer"})),
+        1 => ("client.resume", json!({"direction": "in"})),
+        _ => ("client.set", json!({"meta": {"n": n}})),
+    };
+    sibling.pour(events, command).await;
     sibling.must("client.set", json!({"meta": {}, "key": "end"})).await;
     sibling.until("the end", |all| all.iter().any(is_end)).await;
-}
-
-fn replies(all: &[Arrival]) -> u64 {
-    all.iter().filter(|arrival| matches!(arrival, Arrival::Reply(_))).count() as u64
 }
 
 #[rstest]

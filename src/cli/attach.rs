@@ -1,4 +1,4 @@
-//! `sibling attach`: a sibling in the terminal.
+//! `sibling attach`: a sibling in the terminal. A line is a command and its params, or a whole JSON-RPC message.
 
 use std::{process::ExitCode, time::Duration};
 
@@ -118,6 +118,12 @@ async fn attached(mut socket: Socket, args: &mut AttachArgs, lines: &mut Lines<B
             line = lines.next_line(), if reading => match line {
                 Ok(Some(line)) => {
                     let line = line.trim();
+                    if line.starts_with('{') || line.starts_with('[') {
+                        if let Err(error) = socket.send(Message::text(line.to_owned())).await {
+                            return Ended::Lost(error.to_string());
+                        }
+                        continue;
+                    }
                     let (method, params) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
                     if !method.is_empty() && let Err(ended) = give(&mut socket, &mut id, method, params).await {
                         return ended;

@@ -41,7 +41,8 @@ pub(super) async fn stream(
     }
     let query = Query::<EventsQuery>::try_from_uri(&uri)
         .map_err(|error| Failure::new(Fault::InvalidParams, format!("query: {error}")))?;
-    let last = headers.get("last-event-id").and_then(|id| id.to_str().ok()).filter(|id| !id.is_empty());
+    // What can't be read is a cursor nevertheless, and refused as one.
+    let last = headers.get("last-event-id").map(|id| id.to_str().unwrap_or("unreadable")).filter(|id| !id.is_empty());
     let cursor = last.map(Into::into).or(query.0.cursor);
     let bearer = Bearer::of(&headers, &uri)?;
     let Listening { pair, grants, feed, state } = gateway.listen_to(&pair, &bearer, cursor.as_deref()).await?;

@@ -93,6 +93,7 @@ pub fn routes(gateway: Arc<Gateway>, with_probes: bool) -> Router {
         .fallback(|| async { problem::Problem::new(Fault::NotFound, "there is no such path") })
         .method_not_allowed_fallback(problem::method_not_allowed)
         .layer(DefaultBodyLimit::max(LARGEST_BODY))
+        .layer(axum::middleware::from_fn(problem::one_host))
         .with_state(gateway)
         .merge(probes)
 }

@@ -49,7 +49,7 @@ pub(super) fn body<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Failure> {
     if !value.is_object() {
         return Err(Failure::new(Fault::InvalidParams, "body: a JSON object"));
     }
-    serde_json::from_value(value).map_err(|error| Failure::misfit("body", &error))
+    serde_path_to_error::deserialize(value).map_err(|error| Failure::misfit("body", &error))
 }
 
 /// The pair that a path names. What can't be a pair is answered like one that is not there.

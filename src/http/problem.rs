@@ -1,6 +1,10 @@
 //! Refusals as RFC 9457 `application/problem+json`.
 
-use axum::response::{IntoResponse, Response};
+use axum::{
+    extract::Request,
+    middleware::Next,
+    response::{IntoResponse, Response},
+};
 use http::{HeaderValue, StatusCode, header};
 use serde_json::json;
 
@@ -57,6 +61,15 @@ fn body(status: StatusCode, code: &str, detail: &str, retry_after_ms: Option<u64
         _ => {}
     }
     response
+}
+
+/// Refuses requests whose host is in doubt: proxies disagree on which of two counts.
+pub(super) async fn one_host(request: Request, next: Next) -> Response {
+    let hosts = request.headers().get_all(header::HOST).iter().count();
+    if hosts != 1 || request.uri().authority().is_some() {
+        return Problem::new(Fault::InvalidRequest, "one Host header and a path, please").into_response();
+    }
+    next.run(request).await
 }
 
 /// A path that is there, by a method that is not.

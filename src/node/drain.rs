@@ -19,8 +19,10 @@ const PACE: u32 = 500;
 pub struct DrainPlan {
     /// Client sockets are closed at a random moment within this.
     pub clients: Duration,
-    /// Siblings are closed after this, when they have heard what became of their client sockets.
+    /// Siblings whose client socket is elsewhere are closed after this.
     pub siblings: Duration,
+    /// Siblings whose client socket is here are closed soon after it, or after this.
+    pub last: Duration,
 }
 
 impl Node {
@@ -29,9 +31,8 @@ impl Node {
     pub fn drain_plan(&self) -> DrainPlan {
         let sockets = u32::try_from(self.hub.client_count()).unwrap_or(u32::MAX);
         let clients = (Duration::from_secs(1) * sockets / PACE).min(self.settings.drain * 2 / 5);
-        // Siblings leave early when their client socket is gone; this is for those whose client is elsewhere.
         let siblings = clients + (self.settings.drain / 10).min(Duration::from_secs(1));
-        DrainPlan { clients, siblings }
+        DrainPlan { clients, siblings, last: self.settings.drain * 7 / 10 }
     }
 
     /// Stops: returns when every task has ended, or at the end of the time that the settings give. True when all

@@ -254,7 +254,7 @@ fn cut(text: &str) -> &str {
 }
 
 fn typed<T: DeserializeOwned>(params: Value) -> Result<T, Failure> {
-    serde_json::from_value(params).map_err(|e| Failure::misfit("params", &e))
+    serde_path_to_error::deserialize(params).map_err(|e| Failure::misfit("params", &e))
 }
 
 impl PayloadParams {

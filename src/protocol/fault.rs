@@ -98,12 +98,16 @@ impl Failure {
         Self { fault, message: message.into() }
     }
 
-    /// What serde says of a value that does not fit its type.
+    /// A value that does not fit its type: the message names the field.
     #[must_use]
-    pub fn misfit(what: &str, error: &serde_json::Error) -> Self {
-        let text = error.to_string();
+    pub fn misfit(what: &str, error: &serde_path_to_error::Error<serde_json::Error>) -> Self {
+        let text = error.inner().to_string();
         let fault = if text.starts_with("unknown field") { Fault::UnknownField } else { Fault::InvalidParams };
-        Self::new(fault, format!("{what}: {text}"))
+        let place = match error.path().to_string() {
+            path if path == "." => what.to_owned(),
+            path => format!("{what}.{path}"),
+        };
+        Self::new(fault, format!("{place}: {text}"))
     }
 
     /// How long to wait before trying again, in milliseconds, where that helps.

@@ -44,6 +44,9 @@ pub(super) struct Client {
     pub(super) lag: LagWatch,
     /// Things to do with the registry, one after the other, beside everything else.
     pub(super) jobs: VecDeque<BoxFuture<'static, JobDone>>,
+    /// One of them writes the facts, and whether they have changed since.
+    pub(super) saving: bool,
+    pub(super) unsaved: bool,
     /// Who waits for a pong, and for which.
     pub(super) pings: Vec<(u64, Instant, ReplyTo)>,
     pub(super) since: Instant,
@@ -54,8 +57,10 @@ pub(super) struct Client {
 
 /// What came of a job.
 pub(super) enum JobDone {
-    /// Nothing that needs more to be done.
-    Quietly,
+    /// The facts are written.
+    Saved,
+    /// The room that was moved away from is left.
+    Left,
     /// Another room may be entered, or not.
     Entered(super::orders::Entered),
 }
@@ -98,6 +103,8 @@ pub async fn serve_client(node: Arc<Node>, opened: Opened, ping: Option<u64>, up
         inflow: Inflow::default(),
         lag: LagWatch::default(),
         jobs: VecDeque::new(),
+        saving: false,
+        unsaved: false,
         pings: Vec::new(),
         since: Instant::now(),
         writing: true,

@@ -119,7 +119,17 @@ impl Client {
 
     /// A job is done: for a move, the switch itself, between two frames.
     pub(super) fn job_done(&mut self, done: JobDone) -> Option<Ending> {
-        let JobDone::Entered(Entered { room, format, cause, reply }) = done else { return None };
+        let Entered { room, format, cause, reply } = match done {
+            JobDone::Entered(entered) => entered,
+            JobDone::Left => return None,
+            JobDone::Saved => {
+                self.saving = false;
+                if std::mem::take(&mut self.unsaved) {
+                    self.save_facts();
+                }
+                return None;
+            }
+        };
         let format = match format {
             Ok(format) => format,
             Err(failure) => {
@@ -133,13 +143,11 @@ impl Client {
         self.room = self.node.hub.enter(&room, self.pair, &self.outbox);
         (self.facts.room, self.facts.format) = (room.clone(), format);
         // A move to where it is already added one member too many to this node's count of listeners, not to the room.
-        let (node, pair, fence, facts, same) =
-            (self.node.clone(), self.pair, self.fence, self.facts.clone(), from == room);
-        let leave = from.clone();
+        self.save_facts();
+        let (node, pair, same, leave) = (self.node.clone(), self.pair, from == room, from.clone());
         self.jobs.push_back(Box::pin(async move {
-            node.revise(pair, fence, &facts).await;
             if same { node.lose_interest(&leave).await } else { node.exit(pair, &leave).await }
-            JobDone::Quietly
+            JobDone::Left
         }));
         let result = json!({"from": from, "to": room, "position": position});
         let outcome = Reply::Done(result.clone());
@@ -190,10 +198,6 @@ impl Client {
     }
 
     fn set(&mut self, params: SetParams, cause: Cause, reply: ReplyTo) -> Option<Ending> {
-        if self.jobs.len() >= MOST_WAITING {
-            self.node.reply(reply, Reply::Failed(Failure::new(Fault::RateLimited, "too many changes at once")));
-            return None;
-        }
         let settings = &mut self.facts.settings;
         settings.queue_bytes = params.queue_bytes.unwrap_or(settings.queue_bytes);
         settings.slow = params.slow.unwrap_or(settings.slow);
@@ -209,14 +213,23 @@ impl Client {
         if let Some(meta) = params.meta {
             self.facts.meta = meta;
         }
-        let (node, pair, fence, facts) = (self.node.clone(), self.pair, self.fence, self.facts.clone());
-        self.jobs.push_back(Box::pin(async move {
-            node.revise(pair, fence, &facts).await;
-            JobDone::Quietly
-        }));
+        self.save_facts();
         let data = json!({"settings": self.facts.settings, "meta": self.facts.meta});
         self.story.raise_and_reply(EventKind::ClientChanged, data.clone(), cause, reply, Reply::Done(data));
         None
+    }
+
+    /// Has the changed facts written. Changes that come while that is under way are written together after it.
+    fn save_facts(&mut self) {
+        if std::mem::replace(&mut self.saving, true) {
+            self.unsaved = true;
+            return;
+        }
+        let (node, pair, fence, facts) = (self.node.clone(), self.pair, self.fence, self.facts.clone());
+        self.jobs.push_back(Box::pin(async move {
+            node.revise(pair, fence, &facts).await;
+            JobDone::Saved
+        }));
     }
 
     fn ping(&mut self, reply: ReplyTo, writer: &mut Writer) -> Option<Ending> {
@@ -243,6 +256,10 @@ impl Client {
 
     /// The socket ends: jobs that would only change it are told so, those that clean up are done.
     pub(super) async fn abandon_jobs(&mut self) {
+        if std::mem::take(&mut self.unsaved) {
+            self.saving = false;
+            self.save_facts();
+        }
         while let Some(job) = self.jobs.pop_front() {
             if let JobDone::Entered(Entered { room, format, reply, .. }) = job.await {
                 match format {

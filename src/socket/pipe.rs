@@ -59,8 +59,10 @@ impl Inflow {
 /// Turns an outbox's level into `client.lagging` and `client.caught_up`.
 #[derive(Default)]
 pub(super) struct LagWatch {
-    /// What had been dropped when the lag was told.
-    told: Option<Dropped>,
+    /// Whether a lag was told, and its end was not.
+    told: bool,
+    /// What had been dropped up to the last time that was told.
+    accounted: Dropped,
     /// A lag that begins before this is told then.
     quiet_until: Option<Instant>,
 }
@@ -161,18 +163,19 @@ impl Client {
         let level = self.outbox.level();
         let now = Instant::now();
         self.lag.quiet_until = self.lag.quiet_until.filter(|at| *at > now);
-        if self.lag.told.is_none() && (level.overflowed || level.lagging && self.lag.quiet_until.is_none()) {
-            self.lag.told = Some(level.dropped);
+        if !self.lag.told && (level.overflowed || level.lagging && self.lag.quiet_until.is_none()) {
+            self.lag.told = true;
             let data = json!({
                 "queued_frames": level.queued_frames, "queued_bytes": level.queued_bytes,
-                "queue_bytes": level.limit, "dropped": level.dropped,
+                "queue_bytes": level.limit, "dropped": level.dropped.since(self.lag.accounted),
             });
             self.story.raise(EventKind::ClientLagging, data, None);
         }
         if level.overflowed {
             return Some(Ending::gateway(CloseCode::TooSlow));
         }
-        if !level.lagging && let Some(before) = self.lag.told.take() {
+        if !level.lagging && std::mem::take(&mut self.lag.told) {
+            let before = std::mem::replace(&mut self.lag.accounted, level.dropped);
             self.lag.quiet_until = Some(now + QUIET);
             let data = json!({"dropped": level.dropped.since(before), "queued_bytes": level.queued_bytes});
             self.story.raise(EventKind::ClientCaughtUp, data, None);

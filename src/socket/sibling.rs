@@ -34,6 +34,9 @@ const QUEUE: usize = 1 << 20;
 /// The most messages that are worked on at once; more are left unread.
 const IN_FLIGHT: usize = 64;
 
+/// In a drain, how long after its client socket a sibling is closed.
+const LAST_LOOK: Duration = Duration::from_millis(100);
+
 /// A sibling that may be served: it listens to its pair already.
 pub struct SiblingSocket {
     /// Its name.
@@ -56,6 +59,8 @@ struct Sibling {
     heart: Heartbeat,
     calls: Calls,
     in_flight: FuturesUnordered<BoxFuture<'static, Option<Value>>>,
+    /// Whether the client socket is on this node, as far as the sibling has been told.
+    client_here: bool,
     leave_at: Option<Instant>,
 }
 
@@ -80,6 +85,7 @@ pub async fn serve_sibling(
             codec,
             outbox: Outbox::new(QUEUE, Slow::Close),
             in_flight: FuturesUnordered::new(),
+            client_here: state["node"] == json!(node.id),
             leave_at: None,
             node: Arc::clone(&node),
             calls: Calls::new(&node, caller.clone()),
@@ -154,7 +160,9 @@ impl Sibling {
                     writing = true;
                 }
                 () = &mut draining, if self.leave_at.is_none() => {
-                    self.leave_at = Some(Instant::now() + self.node.drain_plan().siblings);
+                    let plan = self.node.drain_plan();
+                    // A client socket that goes with this node is heard of first.
+                    self.leave_at = Some(Instant::now() + if self.client_here { plan.last } else { plan.siblings });
                 }
             }
         }
@@ -194,6 +202,14 @@ impl Sibling {
     }
 
     fn tell(&mut self, (event, position): FeedItem) {
+        match event.kind {
+            EventKind::ClientOpened => self.client_here = event.data["node"] == json!(self.node.id),
+            EventKind::ClientClosed => {
+                self.client_here = false;
+                self.leave_at = self.leave_at.map(|at| at.min(Instant::now() + LAST_LOOK));
+            }
+            _ => {}
+        }
         let notification = Notification::event(event.told(write_cursor(self.pair, position)));
         self.say(&notification);
     }

@@ -140,7 +140,10 @@ impl ClientSocket {
                 if let Some(found) = find(&heard) {
                     return found;
                 }
-                panic!("the pipe never gave {what}: {} frames so far, {:?}", heard.frames.len(), heard.closed);
+                let (frames, closed) = (heard.frames.len(), heard.closed.clone());
+                // The reader must not find the lock poisoned.
+                drop(heard);
+                panic!("the pipe never gave {what}: {frames} frames so far, {closed:?}");
             }
         }
     }

@@ -11,6 +11,9 @@ use tokio_tungstenite::tungstenite::Message;
 
 use super::{Closed, Dial, Fault, Gateway, PATIENCE, Pair, Ws, closed_of};
 
+/// The ids of commands begin here, far from those that tests write by hand.
+const FIRST_ID: u64 = 1_000_000;
+
 /// How a sibling socket writes its messages.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Codec {
@@ -120,7 +123,7 @@ impl Sibling {
         let heard = Arc::new(Mutex::new(Heard::default()));
         let (tell, news) = watch::channel(());
         let reader = tokio::spawn(read(stream, codec, Arc::clone(&heard), tell));
-        Self { sink, codec, heard, news, reader, next_id: 1, passed: 0 }
+        Self { sink, codec, heard, news, reader, next_id: FIRST_ID, passed: 0 }
     }
 
     /// The params of the `ready` that opened this socket.
@@ -182,6 +185,30 @@ impl Sibling {
             Ok(result) => result,
             Err(fault) => panic!("{method} {params} failed: {fault:?}"),
         }
+    }
+
+    /// Sends `count` commands, many in flight but no queue without end, and waits for all replies,
+    /// which must be good ones.
+    pub async fn pour(&mut self, count: u64, command: impl Fn(u64) -> (&'static str, Value)) {
+        let first = self.next_id;
+        let answered = |all: &[Arrival]| {
+            let ours = all.iter().filter(|arrival| match arrival {
+                Arrival::Reply(reply) if reply["id"].as_u64().is_some_and(|id| id >= first) => {
+                    assert!(reply.get("result").is_some(), "a command failed: {reply}");
+                    true
+                }
+                _ => false,
+            });
+            ours.count() as u64
+        };
+        for n in 0..count {
+            let (method, params) = command(n);
+            self.ask(method, params).await;
+            if n % 32 == 31 {
+                self.until("most replies", |all| answered(all) + 48 > n).await;
+            }
+        }
+        self.until("all replies", |all| answered(all) == count).await;
     }
 
     /// The next message that no earlier call of this or of [`Self::event`] has passed.
@@ -298,8 +325,11 @@ impl Sibling {
                 if let Some(found) = find(&heard) {
                     return found;
                 }
-                let last = &heard.arrivals[heard.arrivals.len().saturating_sub(5)..];
-                panic!("the sibling never got {what}: {:?}, last {last:#?}", heard.closed);
+                let last = heard.arrivals[heard.arrivals.len().saturating_sub(5)..].to_vec();
+                let closed = heard.closed.clone();
+                // The reader must not find the lock poisoned.
+                drop(heard);
+                panic!("the sibling never got {what}: {closed:?}, last {last:#?}");
             }
         }
     }

@@ -73,7 +73,7 @@ pub async fn connect(
     let (commands, publisher, listener) = tokio::try_join!(
         connect::connect(&config, &Purpose { commands: 65_536, messages: 64, answer: ANSWER }),
         // A batch's answer is waited for until the connection is given up: only then is its order safe.
-        connect::connect(&config, &Purpose { commands: 64, messages: 64, answer: Duration::ZERO }),
+        connect::connect(&config, &Purpose { commands: 4_096, messages: 64, answer: Duration::ZERO }),
         connect::connect(&config, &Purpose { commands: 4_096, messages: 65_536, answer: ANSWER }),
     )?;
     tracing::info!(%node, "connected to redis");
