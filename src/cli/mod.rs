@@ -89,7 +89,8 @@ fn read_arguments(mut args: Vec<OsString>) -> Result<Cli, ExitCode> {
 }
 
 fn parse(args: &[OsString]) -> Result<Cli, ExitCode> {
-    let matches = Cli::command().try_get_matches_from(args).and_then(|mut matches| Cli::from_arg_matches_mut(&mut matches));
+    let matches =
+        Cli::command().try_get_matches_from(args).and_then(|mut matches| Cli::from_arg_matches_mut(&mut matches));
     matches.map_err(|error| {
         drop(error.print());
         if error.use_stderr() { ExitCode::from(USAGE) } else { ExitCode::SUCCESS }

@@ -133,7 +133,8 @@ async fn banner(running: &Running) {
     let ticket = |side, grants| {
         node.sign_ticket(side, pair, grants, None).ok().and_then(|said| Some(said["ticket"].as_str()?.to_owned()))
     };
-    let (Some(client), Some(sibling)) = (ticket(Side::Client, Grants::default()), ticket(Side::Sibling, Grants::of_a_sibling()))
+    let (Some(client), Some(sibling)) =
+        (ticket(Side::Client, Grants::default()), ticket(Side::Sibling, Grants::of_a_sibling()))
     else {
         return;
     };

@@ -34,7 +34,9 @@ impl Bearer {
         if let Some(value) = headers.get(header::AUTHORIZATION) {
             let token = value.to_str().ok().and_then(|v| v.split_once(' '));
             return match token {
-                Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") => Ok(Self::Token(token.trim().into())),
+                Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") => {
+                    Ok(Self::Token(token.trim().into()))
+                }
                 _ => Err(Failure::new(Fault::Unauthorized, "Authorization: must be \"Bearer\" and a token")),
             };
         }
@@ -60,7 +62,10 @@ impl Gateway {
         match bearer {
             Bearer::Nobody => Err(Failure::new(
                 Fault::Unauthorized,
-                format!("a {} ticket of this pair is needed: as Authorization: Bearer, as subprotocol bearer.…, or as ?ticket=", side.as_str()),
+                format!(
+                    "a {} ticket of this pair is needed: as Authorization: Bearer, as subprotocol bearer.…, or as ?ticket=",
+                    side.as_str()
+                ),
             )),
             Bearer::Token(token) if self.is_admin(token) => Ok(Grants::all()),
             Bearer::Token(token) => {

@@ -111,6 +111,7 @@ async fn serve_one(node: Arc<Node>, tcp: TcpStream, place: Permit, routes: Route
 
 /// Says that there is no place, without waiting for what the peer would ask.
 async fn refuse(mut tcp: TcpStream) {
-    const FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+    const FULL: &[u8] =
+        b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
     drop(tokio::time::timeout(Duration::from_millis(50), tcp.write_all(FULL)).await);
 }

@@ -12,9 +12,7 @@ use serde::Deserialize;
 use super::{Gateway, auth::Bearer, pairs::pair_of, problem::Problem, upgrade::Handshake};
 use crate::{
     node::{Feed, NewPair, Opened},
-    protocol::{
-        Codec, Failure, Fault, Format, Grants, PairId, RoomName, Side, SiblingId, read_cursor,
-    },
+    protocol::{Codec, Failure, Fault, Format, Grants, PairId, RoomName, SiblingId, Side, read_cursor},
     socket::{Caller, SiblingSocket, serve_client, serve_sibling, standing},
 };
 
@@ -43,8 +41,9 @@ impl SocketQuery {
             return Ok(protocols.iter().filter_map(|name| Format::from_subprotocol(name)).collect());
         };
         let read = |name: &str| {
-            Format::from_name(name.trim())
-                .ok_or_else(|| Failure::new(Fault::InvalidParams, "format: text, json, binary, any, or a list of them"))
+            Format::from_name(name.trim()).ok_or_else(|| {
+                Failure::new(Fault::InvalidParams, "format: text, json, binary, any, or a list of them")
+            })
         };
         names.split(',').map(read).collect()
     }

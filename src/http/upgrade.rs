@@ -49,15 +49,19 @@ impl Handshake {
     pub(super) fn of(request: &mut Request) -> Result<Self, Box<Response>> {
         let headers = request.headers();
         let has = |name, token: &str| {
-            headers.get_all(name).iter().filter_map(|v: &HeaderValue| v.to_str().ok()).any(|value| {
-                value.split(',').any(|part| part.trim().eq_ignore_ascii_case(token))
-            })
+            headers
+                .get_all(name)
+                .iter()
+                .filter_map(|v: &HeaderValue| v.to_str().ok())
+                .any(|value| value.split(',').any(|part| part.trim().eq_ignore_ascii_case(token)))
         };
         if !has(header::UPGRADE, "websocket") || !has(header::CONNECTION, "upgrade") {
             return Err(Box::new(upgrade_required("this path is for WebSockets")));
         }
         if request.method() != Method::GET {
-            return Err(Box::new(Problem::new(Fault::InvalidRequest, "a WebSocket is opened by GET").into_response()));
+            return Err(Box::new(
+                Problem::new(Fault::InvalidRequest, "a WebSocket is opened by GET").into_response(),
+            ));
         }
         if headers.get(header::SEC_WEBSOCKET_VERSION).is_none_or(|v| v != "13") {
             return Err(Box::new(upgrade_required("Sec-WebSocket-Version: must be 13")));
@@ -79,7 +83,10 @@ impl Handshake {
     }
 
     /// Accepts: the response, and the future of the connection that it makes.
-    pub(super) fn accept(self, protocol: Option<&str>) -> (Response, impl Future<Output = Option<Upgraded>> + Send + use<>) {
+    pub(super) fn accept(
+        self,
+        protocol: Option<&str>,
+    ) -> (Response, impl Future<Output = Option<Upgraded>> + Send + use<>) {
         let mut response = StatusCode::SWITCHING_PROTOCOLS.into_response();
         let headers = response.headers_mut();
         headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));

@@ -50,7 +50,10 @@ impl Room {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{hub::Hub, protocol::{FrameKind, Slow}};
+    use crate::{
+        hub::Hub,
+        protocol::{FrameKind, Slow},
+    };
 
     #[test]
     fn frames_reach_members_and_not_their_sender() {

@@ -1,6 +1,9 @@
 //! Flow 2, a command: from whoever asks to the actor that has the client socket, and back.
 
-use std::{sync::atomic::Ordering::Relaxed, time::Duration};
+use std::{
+    sync::{Arc, atomic::Ordering::Relaxed},
+    time::Duration,
+};
 
 use serde_json::Value;
 use tokio::{
@@ -9,10 +12,7 @@ use tokio::{
 };
 
 use super::{ClientMail, Node, ReplyTo};
-use crate::{
-    hub::Absent,
-    protocol::{Cause, Command, Failure, Fault, Fence, Mail, NodeId, PairId, Reply},
-};
+use crate::protocol::{Cause, Command, Failure, Fault, Fence, Mail, NodeId, PairId, Reply};
 
 /// How often a client socket that is just opening or moving house is looked for.
 const LOOKS: u32 = 4;
@@ -31,10 +31,31 @@ impl Node {
     /// # Errors
     /// What the actor answers; [`Fault::ClientDetached`] while there is no client socket, [`Fault::Gone`] after the
     /// pair's end, [`Fault::NotFound`] for an unknown pair, [`Fault::Timeout`] when no reply came.
-    pub async fn ask(&self, pair: PairId, command: Command, cause: Cause) -> Result<Value, Failure> {
+    pub async fn ask(self: &Arc<Self>, pair: PairId, command: Command, cause: Cause) -> Result<Value, Failure> {
+        let key = cause.key.clone();
+        let outcome = self.ask_unless_known(pair, command, cause).await;
+        let absent = |failure: &Failure| matches!(failure.fault, Fault::ClientDetached | Fault::Gone);
+        match (outcome, key) {
+            // It may have been this very command that closed the client socket or ended the pair.
+            (Err(failure), Some(key)) if absent(&failure) => match self.recall(pair, &key).await {
+                Some(Reply::Done(result)) => Ok(result),
+                Some(Reply::Failed(first)) => Err(first),
+                _ => Err(failure),
+            },
+            (outcome, _) => outcome,
+        }
+    }
+
+    async fn ask_unless_known(
+        self: &Arc<Self>,
+        pair: PairId,
+        command: Command,
+        cause: Cause,
+    ) -> Result<Value, Failure> {
         let deadline = Instant::now() + self.settings.command_timeout;
-        for look in 0..LOOKS {
-            if look > 0 {
+        let mut looks = 0;
+        while looks < LOOKS {
+            if looks > 0 {
                 sleep(BETWEEN_LOOKS).await;
             }
             // Up to here nothing waited: commands of one asker arrive in the order in which they were given.
@@ -46,7 +67,8 @@ impl Node {
                 Home::Here => self.ask_here(pair, command.clone(), cause.clone(), deadline).await?,
                 Home::There(node) => {
                     let (number, reply) = self.expect_reply();
-                    let ask = Mail::Ask { number, from: self.id, pair, command: command.clone(), cause: cause.clone() };
+                    let ask =
+                        Mail::Ask { number, from: self.id, pair, command: command.clone(), cause: cause.clone() };
                     self.post(node, &ask);
                     self.await_reply(number, reply, deadline).await?
                 }
@@ -54,7 +76,12 @@ impl Node {
             match reply {
                 Reply::Done(result) => return Ok(result),
                 Reply::Failed(failure) => return Err(failure),
-                Reply::NotHere => self.hub.set_home(pair, None),
+                Reply::NotHere => {
+                    self.hub.set_home(pair, None);
+                    looks += 1;
+                }
+                Reply::Again if Instant::now() >= deadline => return Err(timed_out()),
+                Reply::Again => sleep(BETWEEN_LOOKS).await,
             }
         }
         Err(detached())
@@ -107,22 +134,19 @@ impl Node {
     }
 
     async fn ask_here(
-        &self,
+        self: &Arc<Self>,
         pair: PairId,
         command: Command,
         cause: Cause,
         deadline: Instant,
     ) -> Result<Reply, Failure> {
         let (reply, waiting) = oneshot::channel();
-        match self.hub.send(pair, ClientMail::Command { command, cause, reply: ReplyTo::Here(reply) }) {
-            Ok(()) => match timeout_at(deadline, waiting).await {
-                Ok(Ok(reply)) => Ok(reply),
-                // The actor ended with the mail unread.
-                Ok(Err(_)) => Ok(Reply::NotHere),
-                Err(_) => Err(timed_out()),
-            },
-            Err(Absent::NotHere(_)) => Ok(Reply::NotHere),
-            Err(Absent::Busy(_)) => Err(busy()),
+        self.deliver(pair, ClientMail::Command { command, cause, reply: ReplyTo::Here(reply) });
+        match timeout_at(deadline, waiting).await {
+            Ok(Ok(reply)) => Ok(reply),
+            // The actor ended with the mail unread.
+            Ok(Err(_)) => Ok(Reply::NotHere),
+            Err(_) => Err(timed_out()),
         }
     }
 
@@ -169,5 +193,8 @@ pub(super) fn busy() -> Failure {
 }
 
 fn timed_out() -> Failure {
-    Failure::new(Fault::Timeout, "no reply in time: whether the command took effect is unknown")
+    Failure::new(
+        Fault::Timeout,
+        "no reply in time: whether the command took effect is unknown; sent again with its key it does not take effect twice",
+    )
 }

@@ -5,11 +5,11 @@ use std::sync::{Arc, atomic::Ordering::Relaxed};
 use bytes::Bytes;
 use serde_json::json;
 
-use super::{ClientMail, Node, ReplyTo, ask::busy};
+use super::{ClientMail, Node, ReplyTo};
 use crate::{
     broker::{Deliveries, Delivery, Entry},
-    hub::{Absent, Heard},
-    protocol::{Envelope, Event, EventKind, Mail, NodeId, PairId, Reply, RoomName, Topic},
+    hub::Heard,
+    protocol::{Envelope, Event, EventKind, Mail, NodeId, PairId, RoomName, Topic},
 };
 
 impl Node {
@@ -44,7 +44,7 @@ impl Node {
         }
     }
 
-    fn mail_arrived(&self, bytes: &Bytes) {
+    fn mail_arrived(self: &Arc<Self>, bytes: &Bytes) {
         match Envelope::read(bytes) {
             Ok(Envelope::Mail(Mail::Ask { number, from, pair, command, cause })) => {
                 let reply = ReplyTo::Node(from, number);
@@ -57,16 +57,6 @@ impl Node {
             Ok(Envelope::Frames { .. }) => tracing::warn!("frames where mail belongs"),
             Err(why) => tracing::warn!(why, "an envelope could not be read"),
         }
-    }
-
-    fn deliver(&self, pair: PairId, mail: ClientMail) {
-        let (mail, outcome) = match self.hub.send(pair, mail) {
-            Ok(()) => return,
-            Err(Absent::NotHere(mail)) => (mail, Reply::NotHere),
-            Err(Absent::Busy(mail)) => (mail, Reply::Failed(busy())),
-        };
-        let (ClientMail::Command { reply, .. } | ClientMail::Yield { reply, .. }) = mail;
-        self.reply(reply, outcome);
     }
 
     fn event_arrived(&self, pair: PairId, entry: &Entry) {

@@ -10,6 +10,7 @@ mod feed;
 mod inbound;
 mod interest;
 mod linger;
+mod once;
 mod pairs;
 mod pulse;
 mod replay;
@@ -99,6 +100,8 @@ pub enum ReplyTo {
     Here(oneshot::Sender<Reply>),
     /// To another node, under the number of its ask.
     Node(NodeId, u64),
+    /// To one of these, after it has been kept under the command's key.
+    Keyed(Box<once::Keyed>),
 }
 
 /// One gateway process.
@@ -190,11 +193,12 @@ impl Node {
     }
 
     /// Sends a reply to whoever asked.
-    pub fn reply(&self, to: ReplyTo, outcome: Reply) {
+    pub fn reply(self: &Arc<Self>, to: ReplyTo, outcome: Reply) {
         match to {
             // An asker that gave up is no error.
             ReplyTo::Here(waiting) => drop(waiting.send(outcome)),
             ReplyTo::Node(node, number) => self.post(node, &Mail::Reply { number, outcome }),
+            ReplyTo::Keyed(keyed) => self.reply_keyed(*keyed, outcome),
         }
     }
 

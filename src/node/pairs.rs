@@ -19,8 +19,8 @@ use crate::{
     broker::{Census, Claim, Group, Member, Record},
     hub::{Client, Outbox, Room},
     protocol::{
-        Cause, Command, EventKind, Failure, Fault, Fence, Format, Grants, PairId, ReasonParams, RoomName, Settings, SiblingId,
-        Side, Ticket, Topic,
+        Cause, Command, EventKind, Failure, Fault, Fence, Format, Grants, PairId, ReasonParams, Reply, RoomName,
+        Settings, SiblingId, Side, Ticket, Topic,
     },
 };
 
@@ -157,11 +157,7 @@ impl Node {
     /// # Errors
     /// [`Fault::NotFound`], [`Fault::Gone`], [`Fault::NoCommonFormat`], or when the broker can't be reached; then
     /// nothing is held.
-    pub async fn open_client(
-        self: &Arc<Self>,
-        pair: PairId,
-        offers: &[Format],
-    ) -> Result<Opened, Failure> {
+    pub async fn open_client(self: &Arc<Self>, pair: PairId, offers: &[Format]) -> Result<Opened, Failure> {
         let mut facts = self.find_pair(pair).await?.facts;
         if !offers.is_empty() {
             facts.offers = offers.to_vec();
@@ -269,19 +265,25 @@ impl Node {
     ///
     /// # Errors
     /// [`Fault::NotFound`], [`Fault::Gone`], or what asking its actor fails with.
-    pub async fn end_pair(&self, pair: PairId, reason: Option<String>, cause: Cause) -> Result<Value, Failure> {
-        let found = self.find_pair(pair).await?;
-        if found.record.holder.is_some() {
-            let end = Command::PairEnd(ReasonParams { reason: reason.clone() });
-            match self.ask(pair, end, cause.clone()).await {
-                Err(failure) if failure.fault == Fault::ClientDetached => {}
-                done => return done,
-            }
+    pub async fn end_pair(
+        self: &Arc<Self>,
+        pair: PairId,
+        reason: Option<String>,
+        cause: Cause,
+    ) -> Result<Value, Failure> {
+        let end = Command::PairEnd(ReasonParams { reason: reason.clone() });
+        match self.ask(pair, end, cause.clone()).await {
+            Err(failure) if failure.fault == Fault::ClientDetached => {}
+            done => return done,
         }
         if !self.end_record(pair).await? {
             return Err(gone());
         }
+        let key = cause.key.clone();
         self.raise(pair, EventKind::PairEnded, json!({"reason": ended_because(reason)}), Some(cause)).await?;
+        if let Some(key) = key {
+            self.settle(pair, &key, &Reply::Done(json!({}))).await;
+        }
         Ok(json!({}))
     }
 
@@ -297,7 +299,8 @@ impl Node {
         }
         let ticket = Ticket::new(side, pair, grants, now_seconds() + ttl);
         let expires_at = time_text(SystemTime::UNIX_EPOCH + Duration::from_secs(ticket.exp));
-        let mut said = json!({"side": side, "ticket": self.settings.ticket_keys.sign(&ticket)?, "expires_at": expires_at});
+        let mut said =
+            json!({"side": side, "ticket": self.settings.ticket_keys.sign(&ticket)?, "expires_at": expires_at});
         if side == Side::Sibling {
             said["grants"] = json!(ticket.grants);
         }

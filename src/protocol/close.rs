@@ -77,7 +77,11 @@ impl From<Fault> for CloseCode {
             Fault::NoCommonFormat => Self::NoCommonFormat,
             Fault::RateLimited => Self::RateLimited,
             Fault::TooLarge => Self::TooBig,
-            Fault::Parse | Fault::InvalidRequest | Fault::UnknownMethod | Fault::InvalidParams | Fault::UnknownField => Self::Protocol,
+            Fault::Parse
+            | Fault::InvalidRequest
+            | Fault::UnknownMethod
+            | Fault::InvalidParams
+            | Fault::UnknownField => Self::Protocol,
             Fault::Draining => Self::Restarting,
             Fault::Internal
             | Fault::Timeout

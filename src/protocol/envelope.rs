@@ -61,6 +61,8 @@ pub enum Reply {
     Failed(Failure),
     /// The client socket is not on this node (any more): look again.
     NotHere,
+    /// The same key is being carried out already: ask again in a moment.
+    Again,
 }
 
 /// One envelope.

@@ -93,7 +93,12 @@ impl Ending {
 }
 
 /// Serves a client socket until it ends: `upgrade` completes when the handshake has been answered.
-pub async fn serve_client(node: Arc<Node>, opened: Opened, ping: Option<u64>, upgrade: impl Future<Output = Option<Upgraded>>) {
+pub async fn serve_client(
+    node: Arc<Node>,
+    opened: Opened,
+    ping: Option<u64>,
+    upgrade: impl Future<Output = Option<Upgraded>>,
+) {
     let Opened { pair, fence, facts, subprotocol, outbox, room, mut mailbox } = opened;
     let every = Duration::from_secs(ping.unwrap_or(facts.settings.ping));
     let mut client = Client {
@@ -309,7 +314,8 @@ impl Client {
         }
         self.story.finish(Instant::now() + LAST_WORDS).await;
         if let Some((_, reply)) = order {
-            self.node.reply(reply, Reply::Done(json!({"epoch": self.fence.epoch, "code": closing.code, "clean": clean})));
+            self.node
+                .reply(reply, Reply::Done(json!({"epoch": self.fence.epoch, "code": closing.code, "clean": clean})));
         }
         if let Some((reader, writer)) = wire {
             let longest = if clean { Duration::from_millis(500) } else { farewell::LONGEST };

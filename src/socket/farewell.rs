@@ -54,7 +54,12 @@ pub(super) async fn hang_up(reader: &mut Reader, writer: &mut Writer, outbox: Op
 }
 
 /// Both, one after the other.
-pub(super) async fn part(reader: &mut Reader, writer: &mut Writer, outbox: Option<&Outbox>, longest: Duration) -> bool {
+pub(super) async fn part(
+    reader: &mut Reader,
+    writer: &mut Writer,
+    outbox: Option<&Outbox>,
+    longest: Duration,
+) -> bool {
     let clean = say(reader, writer, outbox).await;
     hang_up(reader, writer, outbox, if clean { ANSWER } else { longest }).await;
     clean

@@ -60,7 +60,11 @@ impl Heartbeat {
         self.sent += 1;
         let asked = *self.asked.get_or_insert(now);
         // The next look is for an answer, if that is due before the next ping.
-        self.next = if now < asked + self.patience { (asked + self.patience).min(now + self.every) } else { now + self.every };
+        self.next = if now < asked + self.patience {
+            (asked + self.patience).min(now + self.every)
+        } else {
+            now + self.every
+        };
         self.sent.to_be_bytes()
     }
 
@@ -73,7 +77,9 @@ impl Heartbeat {
 
     /// A pong was heard; one that answers the last ping tells the round trip.
     pub(super) fn ponged(&mut self, payload: &[u8]) {
-        if payload == self.sent.to_be_bytes() && let Some(asked) = self.asked {
+        if payload == self.sent.to_be_bytes()
+            && let Some(asked) = self.asked
+        {
             self.rtt = Some(asked.elapsed());
         }
         self.heard();

@@ -20,8 +20,8 @@ use bytes::Bytes;
 use tokio::net::TcpStream;
 
 pub use calls::{Caller, Calls, standing, trace_id};
-pub use discover::open_rpc;
 pub use client::serve_client;
+pub use discover::open_rpc;
 pub use read::Incoming;
 pub use sibling::{SiblingSocket, serve_sibling};
 

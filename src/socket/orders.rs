@@ -30,7 +30,13 @@ pub(super) struct Entered {
 
 impl Client {
     /// Carries out a command.
-    pub(super) fn obey(&mut self, command: Command, cause: Cause, reply: ReplyTo, writer: &mut Writer) -> Option<Ending> {
+    pub(super) fn obey(
+        &mut self,
+        command: Command,
+        cause: Cause,
+        reply: ReplyTo,
+        writer: &mut Writer,
+    ) -> Option<Ending> {
         let outcome = match command {
             Command::PairGet => Ok(self.state()),
             Command::Send(payload) => self.send(&payload),
@@ -146,7 +152,11 @@ impl Client {
         self.save_facts();
         let (node, pair, same, leave) = (self.node.clone(), self.pair, from == room, from.clone());
         self.jobs.push_back(Box::pin(async move {
-            if same { node.lose_interest(&leave).await } else { node.exit(pair, &leave).await }
+            if same {
+                node.lose_interest(&leave).await
+            } else {
+                node.exit(pair, &leave).await
+            }
             JobDone::Left
         }));
         let result = json!({"from": from, "to": room, "position": position});

@@ -77,10 +77,12 @@ impl Reader {
                 Some(Ok(Message::Binary(bytes))) => Incoming::Frame(FrameKind::Binary, bytes),
                 Some(Ok(Message::Ping(bytes))) => Incoming::Ping(bytes),
                 Some(Ok(Message::Pong(bytes))) => Incoming::Pong(bytes),
-                Some(Ok(Message::Close(frame))) => Incoming::Close(frame.map_or(
-                    Closing { code: 1005, reason: String::new() },
-                    |frame| Closing { code: frame.code.into(), reason: frame.reason.as_str().into() },
-                )),
+                Some(Ok(Message::Close(frame))) => {
+                    Incoming::Close(frame.map_or(Closing { code: 1005, reason: String::new() }, |frame| Closing {
+                        code: frame.code.into(),
+                        reason: frame.reason.as_str().into(),
+                    }))
+                }
                 Some(Ok(Message::Frame(_))) => continue,
                 Some(Err(error)) => broken(&error),
                 None => Incoming::Gone,

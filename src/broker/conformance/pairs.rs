@@ -6,7 +6,7 @@ use tokio::task::JoinSet;
 
 use super::{LONG, Nodes, UP, claimed, number, until};
 use crate::{
-    broker::{Claim, Record},
+    broker::{Begun, Claim, Record},
     protocol::{Fence, NodeId, PairId},
 };
 
@@ -26,6 +26,34 @@ pub async fn records_are_made_once(nodes: &mut Nodes) {
     until(async || b.registry.look_up(short).await.expect(UP).is_none(), "an unclaimed record to vanish").await;
     assert_eq!(b.registry.claim(short, NodeId::fresh(), 1).await.expect(UP), Claim::Missing);
     assert!(a.registry.create(short, number(4), LONG).await.expect(UP), "then there may be a new one");
+}
+
+/// A command with a key is begun once, by whichever node, until it is forgotten; its reply is kept.
+pub async fn a_key_begins_once(nodes: &mut Nodes) {
+    let pair = PairId::fresh();
+    let mut begins = JoinSet::new();
+    for link in nodes.iter() {
+        for _ in 0..10 {
+            let registry = link.registry.clone();
+            begins.spawn(async move { registry.begin(pair, "a {key}", LONG).await.expect(UP) });
+        }
+    }
+    let begun = begins.join_all().await;
+    assert_eq!(begun.iter().filter(|begun| **begun == Begun::First).count(), 1, "{begun:?}");
+    assert!(begun.iter().all(|begun| matches!(begun, Begun::First | Begun::Running)), "{begun:?}");
+
+    let [a, b, _] = nodes;
+    assert_eq!(b.registry.begin(pair, "another", LONG).await.expect(UP), Begun::First);
+    assert_eq!(b.registry.begin(PairId::fresh(), "a {key}", LONG).await.expect(UP), Begun::First);
+    a.registry.settle(pair, "a {key}", Some(number(7)), LONG).await.expect(UP);
+    assert_eq!(b.registry.begin(pair, "a {key}", LONG).await.expect(UP), Begun::Settled(number(7)));
+    b.registry.settle(pair, "a {key}", None, LONG).await.expect(UP);
+    assert_eq!(a.registry.begin(pair, "a {key}", Duration::from_millis(50)).await.expect(UP), Begun::First);
+    until(
+        async || b.registry.begin(pair, "a {key}", Duration::from_millis(50)).await.expect(UP) == Begun::First,
+        "a key to be forgotten after its time",
+    )
+    .await;
 }
 
 /// Each claim gets an epoch of its own, one above the last, and the record as it was.

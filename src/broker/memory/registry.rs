@@ -15,7 +15,7 @@ use super::{
     store::{Roll, Store, Timed},
 };
 use crate::{
-    broker::{BrokerError, Census, Claim, Group, Holdings, Member, Peer, Record, Registry},
+    broker::{Begun, BrokerError, Census, Claim, Group, Holdings, Member, Peer, Record, Registry},
     protocol::{Fence, NodeId, PairId, Topic},
 };
 
@@ -114,6 +114,30 @@ impl Registry for Port {
 
     async fn look_up(&self, pair: PairId) -> Result<Option<Record>, BrokerError> {
         Ok(self.medium.store.lock().record(pair).cloned())
+    }
+
+    async fn begin(&self, pair: PairId, key: &str, keep: Duration) -> Result<Begun, BrokerError> {
+        let mut store = self.medium.store.lock();
+        store.expire(2);
+        let (key, now) = ((pair, key.to_owned()), Instant::now());
+        match store.commands.get(&key).filter(|command| !command.is_over(now)) {
+            Some(command) if command.value.is_empty() => Ok(Begun::Running),
+            Some(command) => Ok(Begun::Settled(command.value.clone())),
+            None => {
+                store.keep_command(key, Bytes::new(), now + keep);
+                Ok(Begun::First)
+            }
+        }
+    }
+
+    async fn settle(&self, pair: PairId, key: &str, reply: Option<Bytes>, keep: Duration) -> Result<(), BrokerError> {
+        let mut store = self.medium.store.lock();
+        let key = (pair, key.to_owned());
+        match reply {
+            Some(reply) => store.keep_command(key, reply, Instant::now() + keep),
+            None => drop(store.commands.remove(&key)),
+        }
+        Ok(())
     }
 
     async fn join(&self, group: &Group, member: Member, charter: Bytes) -> Result<Bytes, BrokerError> {

@@ -43,6 +43,7 @@ impl<T> Timed<T> {
 enum Due {
     Record(PairId),
     History(TopicOrder),
+    Command((PairId, String)),
 }
 
 /// A topic in a heap, where what is equal must only be told apart, not sorted well.
@@ -81,6 +82,8 @@ pub struct Kept {
 pub(super) struct Store {
     pub(super) records: HashMap<PairId, Timed<Record>>,
     histories: HashMap<Topic, Timed<History>>,
+    /// Replies to commands with keys; empty while they are carried out.
+    pub(super) commands: HashMap<(PairId, String), Timed<Bytes>>,
     pub(super) groups: HashMap<Group, Roll>,
     pub(super) nodes: BTreeMap<NodeId, (Bytes, Instant)>,
     pub(super) holdings: HashMap<NodeId, Held>,
@@ -211,6 +214,16 @@ impl Store {
         }
     }
 
+    /// Keeps the reply to a command until then.
+    pub(super) fn keep_command(&mut self, key: (PairId, String), reply: Bytes, until: Instant) {
+        let command = self.commands.entry(key.clone()).or_insert_with(|| Timed::new(Bytes::new()));
+        command.value = reply;
+        command.until = Some(until);
+        if !std::mem::replace(&mut command.queued, true) {
+            self.due.push(Reverse((until, Due::Command(key))));
+        }
+    }
+
     fn forget_history_if_over(&mut self, topic: &Topic, now: Instant) {
         if self.histories.get(topic).is_some_and(|history| history.is_over(now)) {
             self.histories.remove(topic);
@@ -228,6 +241,7 @@ impl Store {
             let Some(Reverse((_, due))) = self.due.pop() else { return false };
             let until = match &due {
                 Due::Record(pair) => settle(&mut self.records, pair, now),
+                Due::Command(key) => settle(&mut self.commands, key, now),
                 Due::History(topic) => settle(&mut self.histories, &topic.0, now),
             };
             if let Some(until) = until {

@@ -35,6 +35,11 @@ impl Keys {
         format!("{}{{{pair}}}:pair", self.prefix)
     }
 
+    /// STRING: the reply to a pair's command with a key; empty while it is carried out.
+    pub(super) fn command(&self, pair: PairId, key: &str) -> String {
+        format!("{}{{{pair}}}:command:{key}", self.prefix)
+    }
+
     /// STREAM: a topic's history.
     pub(super) fn log(&self, topic: &Topic) -> String {
         self.under(topic, "log")

@@ -4,7 +4,10 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use fred::{interfaces::HashesInterface as _, types::Value};
+use fred::{
+    interfaces::{HashesInterface as _, KeysInterface as _},
+    types::{Expiration, SetOptions, Value},
+};
 
 use super::{
     Redis,
@@ -13,7 +16,7 @@ use super::{
     script::{self, unavailable},
 };
 use crate::{
-    broker::{BrokerError, Census, Claim, Group, Holdings, Member, Peer, Record, Registry},
+    broker::{Begun, BrokerError, Census, Claim, Group, Holdings, Member, Peer, Record, Registry},
     protocol::{Fence, NodeId, PairId},
 };
 
@@ -100,6 +103,29 @@ impl Registry for Redis {
     async fn look_up(&self, pair: PairId) -> Result<Option<Record>, BrokerError> {
         let fields = vec!["epoch", "nonce", "holder", "ended", "facts"];
         as_record(self.commands.hmget(self.keys.pair(pair), fields).await.map_err(unavailable)?)
+    }
+
+    async fn begin(&self, pair: PairId, key: &str, keep: Duration) -> Result<Begun, BrokerError> {
+        let (key, expire) =
+            (self.keys.command(pair, key), Some(Expiration::PX(i64::try_from(keep.as_millis()).unwrap_or(i64::MAX))));
+        let before: Value =
+            self.commands.set(key, "", expire, Some(SetOptions::NX), true).await.map_err(unavailable)?;
+        if before.is_null() {
+            return Ok(Begun::First);
+        }
+        let reply = as_bytes(before)?;
+        Ok(if reply.is_empty() { Begun::Running } else { Begun::Settled(reply) })
+    }
+
+    async fn settle(&self, pair: PairId, key: &str, reply: Option<Bytes>, keep: Duration) -> Result<(), BrokerError> {
+        let key = self.keys.command(pair, key);
+        match reply {
+            Some(reply) => {
+                let expire = Some(Expiration::PX(i64::try_from(keep.as_millis()).unwrap_or(i64::MAX)));
+                self.commands.set(key, reply, expire, None, false).await.map_err(unavailable)
+            }
+            None => self.commands.del(key).await.map_err(unavailable),
+        }
     }
 
     async fn join(&self, group: &Group, member: Member, charter: Bytes) -> Result<Bytes, BrokerError> {
