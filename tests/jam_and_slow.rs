@@ -117,6 +117,9 @@ async fn a_sibling_that_vanishes_leaves_its_pipe_untouched() {
     let to = Pair::make(cluster.node(0), "cam", "binary").await;
     let mut sender = ClientSocket::open(cluster.node(0), &from).await;
     let mut receiver = ClientSocket::open(cluster.node(1), &to).await;
+    // Room for all of it: how fast the receiver is, is not the point.
+    let wide = json!({"queue_bytes": 64 * MIB});
+    to.command(cluster.node(0), "client.set", wide).await.expect("a wide queue");
     let frames: u32 = 1_500;
     let vanish = async {
         for round in 0..30 {

@@ -20,7 +20,8 @@ fn trespasses(room: &str, source: &str) -> Vec<String> {
     let Some(own) = floor_of(room) else { return Vec::new() };
     // Tests of a room may reach up to make what they need; the product may not.
     let product = source.split("#[cfg(test)]").next().unwrap_or_default();
-    let code: String = product.lines().filter(|line| !line.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n");
+    let code: String =
+        product.lines().filter(|line| !line.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n");
     rooms_named(&code)
         .into_iter()
         .filter(|other| *other != room && floor_of(other).is_some_and(|floor| floor >= own))

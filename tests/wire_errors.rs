@@ -17,7 +17,7 @@ const PARAMS: i64 = -32602;
 /// A pair with an open client, and a sibling of it.
 async fn attached(cluster: &Cluster, codec: Codec) -> (Pair, ClientSocket, Sibling) {
     let pair = Pair::make(cluster.node(0), "hall", "text").await;
-    let pipe = ClientSocket::open(cluster.node(0), &pair).await;
+    let pipe = ClientSocket::open_and_told(cluster.node(0), &pair).await;
     let sibling = Sibling::open_in(codec, cluster.node(0), &pair).await;
     (pair, pipe, sibling)
 }

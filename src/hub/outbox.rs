@@ -45,8 +45,10 @@ pub struct Level {
     pub queued_bytes: usize,
     /// The bound.
     pub limit: usize,
-    /// Frames that were dropped since the socket opened.
+    /// Frames that were dropped since the socket opened because the client was too slow.
     pub dropped: Dropped,
+    /// Frames that were dropped since the socket opened because delivery was paused so.
+    pub dropped_in_pauses: Dropped,
     /// Whether the queue passed half of its bound and has not come down to an eighth since.
     pub lagging: bool,
     /// Whether the bound was hit under [`Slow::Close`]: the socket must be closed.
@@ -71,7 +73,8 @@ struct Queue {
     paused: Option<PausePolicy>,
     /// Bytes that the actor took and has not written yet.
     writing: usize,
-    dropped_before_pause: Dropped,
+    /// [`Level::dropped_in_pauses`] when the present pause began.
+    before_pause: Dropped,
     /// The first this many queued frames stand before a position that was told to somebody: they can't be dropped.
     committed: u64,
 }
@@ -92,7 +95,7 @@ impl Outbox {
             slow,
             paused: None,
             writing: 0,
-            dropped_before_pause: Dropped::default(),
+            before_pause: Dropped::default(),
             committed: 0,
         };
         Self { queue: Mutex::new(queue), changed: Notify::new() }
@@ -183,7 +186,7 @@ impl Outbox {
     pub fn pause(&self, policy: PausePolicy) -> u64 {
         let mut queue = self.queue.lock();
         if queue.paused.is_none() {
-            queue.dropped_before_pause = queue.level.dropped;
+            queue.before_pause = queue.level.dropped_in_pauses;
         }
         queue.paused = Some(policy);
         if policy == PausePolicy::Drop {
@@ -202,7 +205,7 @@ impl Outbox {
     /// Lets delivery go on.
     pub fn resume(&self) -> Resumed {
         let mut queue = self.queue.lock();
-        let dropped = queue.level.dropped.since(queue.dropped_before_pause).frames;
+        let dropped = queue.level.dropped_in_pauses.since(queue.before_pause).frames;
         let (waited, dropped) = match queue.paused.take() {
             Some(PausePolicy::Buffer | PausePolicy::Hold) => (queue.level.queued_frames, dropped),
             Some(PausePolicy::Drop) => (0, dropped),
@@ -227,7 +230,7 @@ impl Outbox {
 impl Queue {
     fn push(&mut self, run: &Run) {
         if self.paused == Some(PausePolicy::Drop) {
-            return self.level.dropped.add(run);
+            return self.level.dropped_in_pauses.add(run);
         }
         let room = self.level.limit.saturating_sub(self.level.queued_bytes);
         if run.len() <= room {
@@ -398,7 +401,7 @@ mod tests {
         outbox.push(&run(10, 5));
         assert_eq!(drain(&outbox, 999), (3..10).collect::<Vec<_>>());
         assert_eq!(outbox.resume(), Resumed { position: 10, waited: 0, dropped: 5 });
-        assert_eq!(outbox.level().dropped.frames, 5);
+        assert_eq!((outbox.level().dropped.frames, outbox.level().dropped_in_pauses.frames), (0, 5));
         assert_eq!(outbox.push_through(&run(10, 1)), 11);
     }
 

@@ -70,7 +70,8 @@ impl Client {
                 "frames_in": self.inflow.frames, "bytes_in": self.inflow.bytes,
                 "frames_out": level.taken_frames, "bytes_out": level.taken_bytes,
                 "queued_frames": level.queued_frames, "queued_bytes": level.queued_bytes,
-                "dropped_frames": level.dropped.frames, "dropped_bytes": level.dropped.bytes,
+                "dropped_frames": level.dropped.frames + level.dropped_in_pauses.frames,
+                "dropped_bytes": level.dropped.bytes + level.dropped_in_pauses.bytes,
                 "dropped_frames_in": self.inflow.dropped.frames, "dropped_bytes_in": self.inflow.dropped.bytes,
             },
             "rtt_ms": self.heart.rtt.map(milliseconds),
@@ -153,9 +154,9 @@ impl Client {
         let (node, pair, same, leave) = (self.node.clone(), self.pair, from == room, from.clone());
         self.jobs.push_back(Box::pin(async move {
             if same {
-                node.lose_interest(&leave).await
+                node.lose_interest(&leave).await;
             } else {
-                node.exit(pair, &leave).await
+                node.exit(pair, &leave).await;
             }
             JobDone::Left
         }));

@@ -163,7 +163,9 @@ impl Client {
         let level = self.outbox.level();
         let now = Instant::now();
         self.lag.quiet_until = self.lag.quiet_until.filter(|at| *at > now);
-        if !self.lag.told && (level.overflowed || level.lagging && self.lag.quiet_until.is_none()) {
+        // A lag that came and went while it was quiet is told when something was lost by it.
+        let news = level.lagging || level.dropped != self.lag.accounted;
+        if !self.lag.told && (level.overflowed || news && self.lag.quiet_until.is_none()) {
             self.lag.told = true;
             let data = json!({
                 "queued_frames": level.queued_frames, "queued_bytes": level.queued_bytes,

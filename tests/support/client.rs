@@ -8,7 +8,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_tungstenite::tungstenite::Message;
 
-use super::{Closed, Dial, Gateway, PATIENCE, Pair, Ws, closed_of};
+use super::{Closed, Dial, Gateway, PATIENCE, Pair, Sibling, Ws, closed_of};
 
 /// The agent's end of a pipe. A task of its own reads all the time.
 pub struct ClientSocket {
@@ -31,6 +31,16 @@ impl ClientSocket {
     /// Opens the pair's client socket on `node`.
     pub async fn open(node: &Gateway, pair: &Pair) -> Self {
         Self::over(pair.dial_client(node).open().await)
+    }
+
+    /// Opens the pair's client socket and waits until its `client.opened` stands in the history: a
+    /// sibling that attaches now does not hear it any more.
+    pub async fn open_and_told(node: &Gateway, pair: &Pair) -> Self {
+        let mut sibling = Sibling::open(node, pair).await;
+        let pipe = Self::open(node, pair).await;
+        sibling.event("client.opened").await;
+        sibling.sleep().await;
+        pipe
     }
 
     pub fn over(ws: Ws) -> Self {
