@@ -258,10 +258,12 @@ async fn dropping_the_oldest_keeps_the_newest() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn dropping_the_newest_keeps_the_oldest() {
+async fn dropping_the_newest_keeps_what_came_first() {
     let (numbers, story) = drops("drop_newest", FLOOD).await;
-    let kept = u32::try_from(numbers.len()).expect("a count");
-    assert!(numbers.iter().copied().eq(0..kept), "the first {kept}, without a hole: {numbers:?}");
+    // While the kernel still takes some, there are holes; once it takes none, only what was first stays.
+    assert!(numbers.is_sorted(), "{numbers:?}");
+    assert_eq!(numbers[0], 0, "{numbers:?}");
+    assert!(numbers.last().is_some_and(|last| *last < FLOOD / 2), "the newest went: {numbers:?}");
     assert!(story.iter().all(|params| kind_of(params) != "client.closed"), "{story:#?}");
 }
 

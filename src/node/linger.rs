@@ -21,18 +21,20 @@ pub(super) const GRACE: Duration = Duration::from_secs(30);
 
 /// The pairs that this node was the last to hold or to make, by the end of their waiting.
 #[derive(Default)]
-pub(super) struct Lingering(Mutex<BinaryHeap<Reverse<(Instant, PairId, (u64, u64))>>>);
+pub(super) struct Lingering(Mutex<BinaryHeap<Reverse<Due>>>);
+
+type Due = (Instant, PairId, Fence);
 
 impl Lingering {
     /// Ends the pair after `linger`, unless it has another client socket than `fence`'s by then.
     pub(super) fn add(&self, pair: PairId, fence: Fence, linger: Duration) {
-        self.0.lock().push(Reverse((Instant::now() + linger, pair, (fence.epoch, fence.nonce))));
+        self.0.lock().push(Reverse((Instant::now() + linger, pair, fence)));
     }
 
     fn due(&self) -> Option<(PairId, Fence)> {
         let mut heap = self.0.lock();
         heap.peek().filter(|Reverse((at, ..))| *at <= Instant::now())?;
-        heap.pop().map(|Reverse((_, pair, (epoch, nonce)))| (pair, Fence { epoch, nonce }))
+        heap.pop().map(|Reverse((_, pair, fence))| (pair, fence))
     }
 }
 

@@ -109,9 +109,12 @@ impl Node {
         tracing::warn!("this node had been taken for dead: checking what it still holds");
         for (pair, fence) in self.hub.clients() {
             match self.registry.look_up(pair).await {
+                // A broker that lost its records has given the pair to nobody else: the pipe stays open.
+                Ok(None) => {}
                 Ok(Some(record)) if record.fence == fence && record.holder == Some(self.id) => {}
-                Ok(record) => {
-                    let to = record.map_or(Fence { epoch: fence.epoch + 1, nonce: 0 }, |record| record.fence);
+                Ok(Some(record)) => {
+                    // Released, or taken over: in both cases what comes after this socket is another.
+                    let to = Fence { epoch: record.fence.epoch.max(fence.epoch + 1), nonce: record.fence.nonce };
                     let (reply, _) = tokio::sync::oneshot::channel();
                     let mail = ClientMail::Yield { to, reply: ReplyTo::Here(reply) };
                     if self.hub.send(pair, mail).is_err() {

@@ -160,7 +160,7 @@ impl<'de> Deserialize<'de> for RoomName {
 
 /// Which client socket of a pair: the first has epoch 1. The nonce tells apart two claims that were given the same
 /// epoch by a broker that lost one of them in a fail-over.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default, Serialize, Deserialize)]
 pub struct Fence {
     /// Counts the client sockets that the pair has had: 1, 2, …; 0 before the first.
     pub epoch: u64,

@@ -16,7 +16,7 @@ use super::{
     Upgraded, farewell,
     heartbeat::{Beat, Heartbeat},
     pace::Pace,
-    pipe::{Inflow, LagWatch},
+    pipe::{Inflow, LagWatch, Refusals, TOO_BIG},
     read::{Incoming, Reader},
     write::Writer,
 };
@@ -42,6 +42,7 @@ pub(super) struct Client {
     pub(super) pace: Pace,
     pub(super) inflow: Inflow,
     pub(super) lag: LagWatch,
+    pub(super) refusals: Refusals,
     /// Things to do with the registry, one after the other, beside everything else.
     pub(super) jobs: VecDeque<BoxFuture<'static, JobDone>>,
     /// One of them writes the facts, and whether they have changed since.
@@ -107,6 +108,7 @@ pub async fn serve_client(
         pace: Pace::new(facts.settings.rate),
         inflow: Inflow::default(),
         lag: LagWatch::default(),
+        refusals: Refusals::default(),
         jobs: VecDeque::new(),
         saving: false,
         unsaved: false,
@@ -201,9 +203,10 @@ impl Client {
         None
     }
 
-    fn broken(&mut self, code: CloseCode) -> Ending {
+    /// The peer broke the rules.
+    pub(super) fn broken(&mut self, code: CloseCode) -> Ending {
         if code == CloseCode::TooBig {
-            self.refused("the message is over the limit", 1);
+            self.refuse(TOO_BIG);
         }
         Ending::gateway(code)
     }
@@ -218,7 +221,7 @@ impl Client {
 
     /// The earliest thing that has a time.
     fn alarm_at(&self) -> Instant {
-        let times = [self.pace.wait(), self.lag.quiet_until(), self.leave_at];
+        let times = [self.pace.wait(), self.lag.quiet_until(), self.refusals.due(), self.leave_at];
         times.into_iter().flatten().fold(self.heart.next(), Instant::min)
     }
 
@@ -242,6 +245,9 @@ impl Client {
                 }
                 Beat::Dead => return Some(Ending::gateway(CloseCode::NoAnswer)),
             }
+        }
+        if self.refusals.due().is_some_and(|at| at <= now) {
+            self.tell_refusals();
         }
         self.check_lag()
     }
@@ -288,6 +294,7 @@ impl Client {
         }
         let level = queue.map_or(level, Outbox::level);
         self.abandon_jobs().await;
+        self.tell_refusals();
         self.node.exit(self.pair, self.room.name()).await;
         let cause = order.as_ref().map(|(cause, _)| cause.clone());
         let data = json!({

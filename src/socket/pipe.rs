@@ -21,6 +21,9 @@ const BATCH: usize = 64 << 10;
 /// A client that falls behind again and again is told of at most this often.
 const QUIET: Duration = Duration::from_secs(1);
 
+const WRONG_KIND: &str = "a frame of the wrong kind";
+pub(super) const TOO_BIG: &str = "a frame over the limit";
+
 /// Frames from the client.
 #[derive(Default)]
 pub(super) struct Inflow {
@@ -67,6 +70,21 @@ pub(super) struct LagWatch {
     quiet_until: Option<Instant>,
 }
 
+/// Frames that were refused and not told of yet.
+#[derive(Default)]
+pub(super) struct Refusals {
+    reason: &'static str,
+    frames: u64,
+    quiet_until: Option<Instant>,
+}
+
+impl Refusals {
+    /// When what waits to be told may be told.
+    pub(super) fn due(&self) -> Option<Instant> {
+        self.quiet_until.filter(|_| self.frames > 0)
+    }
+}
+
 impl LagWatch {
     pub(super) fn quiet_until(&self) -> Option<Instant> {
         self.quiet_until
@@ -101,7 +119,7 @@ impl Client {
                     batch.push(kind, &payload);
                 }
                 Incoming::Frame(..) => {
-                    self.refused("a frame of the wrong kind", 1);
+                    self.refuse(WRONG_KIND);
                     if self.node.settings.violations == Violations::Close {
                         ending = Some(Ending::gateway(CloseCode::WrongKind));
                     }
@@ -113,10 +131,7 @@ impl Client {
                 Incoming::Pong(payload) => self.ponged(&payload),
                 Incoming::Close(closing) => ending = Some(Ending::Peer(closing)),
                 Incoming::Broken(code) => {
-                    if code == CloseCode::TooBig {
-                        self.refused("the message is over the limit", 1);
-                    }
-                    ending = Some(Ending::gateway(code));
+                    ending = Some(self.broken(code));
                 }
                 Incoming::Gone => ending = Some(Ending::Gone),
             }
@@ -152,9 +167,25 @@ impl Client {
         self.node.publish(&self.room, run, Some(&self.outbox));
     }
 
-    /// Tells the siblings of frames that were not taken.
-    pub(super) fn refused(&mut self, reason: &str, frames: u64) {
-        self.story.raise(EventKind::ClientRefused, json!({"reason": reason, "frames": frames}), None);
+    /// A frame was not taken. The siblings hear of the first at once and of those that follow once a second.
+    pub(super) fn refuse(&mut self, reason: &'static str) {
+        if self.refusals.frames > 0 && self.refusals.reason != reason {
+            self.tell_refusals();
+        }
+        self.refusals.reason = reason;
+        self.refusals.frames += 1;
+        if self.refusals.quiet_until.is_none_or(|at| at <= Instant::now()) {
+            self.tell_refusals();
+        }
+    }
+
+    /// Tells what is to be told of refused frames.
+    pub(super) fn tell_refusals(&mut self) {
+        let Refusals { reason, frames, .. } = std::mem::take(&mut self.refusals);
+        if frames > 0 {
+            self.story.raise(EventKind::ClientRefused, json!({"reason": reason, "frames": frames}), None);
+            self.refusals.quiet_until = Some(Instant::now() + QUIET);
+        }
     }
 
     /// Looks at the outbox: tells the siblings when the client falls behind and when it has caught up, and ends the
