@@ -130,7 +130,7 @@ pub struct ServeArgs {
     #[arg(long, env = "SIBLING_DRAIN_SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=3600), value_name = "SECONDS")]
     pub drain_seconds: u64,
     /// What is logged, as a tracing filter (warn, info, sibling_sockets=debug, …)
-    #[arg(long, env = "SIBLING_LOG", default_value = "info", value_name = "FILTER")]
+    #[arg(long, env = "SIBLING_LOG", default_value = "info,fred=error", value_name = "FILTER")]
     pub log: String,
     /// Log lines as JSON
     #[arg(long, env = "SIBLING_LOG_JSON")]
@@ -303,8 +303,9 @@ pub fn read_file(path: &Path) -> Result<Vec<String>, BadConfig> {
     if wrong.is_empty() { Ok(args) } else { Err(BadConfig(wrong)) }
 }
 
-/// How much two names have in common: the pairs of letters that both have.
+/// How much two names have in common, in thousandths: the share of pairs of letters that both have.
 fn likeness(a: &str, b: &str) -> usize {
     let pairs = |text: &str| text.as_bytes().windows(2).map(<[u8]>::to_vec).collect::<std::collections::HashSet<_>>();
-    pairs(a).intersection(&pairs(b)).count()
+    let (a, b) = (pairs(a), pairs(b));
+    2_000 * a.intersection(&b).count() / (a.len() + b.len()).max(1)
 }

@@ -9,7 +9,7 @@ use tokio::io::{AsyncBufReadExt as _, BufReader, Lines, Stdin};
 use tokio_tungstenite::tungstenite::Message;
 
 use super::{
-    FAILED,
+    FAILED, say,
     wire::{Socket, open},
 };
 
@@ -59,11 +59,11 @@ pub(super) async fn run(mut args: AttachArgs) -> ExitCode {
             }
             Err(refused) if refused.again && args.command.is_none() => refused.why,
             Err(refused) => {
-                eprintln!("sibling: {}", refused.why);
+                esay(&format!("sibling: {}", refused.why);
                 return ExitCode::from(FAILED);
             }
         };
-        eprintln!("sibling: {lost}; coming back");
+        esay(&format!("sibling: {lost}; coming back");
         tokio::time::sleep(pause.mul_f64(0.5 + rand::random::<f64>() / 2.0)).await;
         pause = (pause * 2).min(LONGEST_PAUSE);
     }
@@ -88,17 +88,17 @@ async fn attached(mut socket: Socket, args: &mut AttachArgs, lines: &mut Lines<B
                         // Alone, only the answer matters.
                         if !value["id"].is_null() {
                             let failed = value.get("error").is_some();
-                            println!("{}", if failed { &value["error"] } else { &value["result"] });
+                            say(&(if failed { &value["error"] } else { &value["result"] }).to_string());
                             return Ended::Done(ExitCode::from(u8::from(failed)));
                         }
                         continue;
                     }
-                    println!("{text}");
+                    say(&text);
                     // What is about the connection comes at a place that was told already.
                     if let (Some(cursor), Some(kind)) = (event["cursor"].as_str(), event["type"].as_str()) {
                         args.cursor = Some(cursor.into());
                         if kind == "pair.ended" {
-                            eprintln!("sibling: the pair has ended");
+                            esay(&format!("sibling: the pair has ended");
                         }
                     }
                 }
@@ -106,7 +106,7 @@ async fn attached(mut socket: Socket, args: &mut AttachArgs, lines: &mut Lines<B
                     let (code, reason) = frame.map_or((1005, String::new()), |f| (f.code.into(), f.reason.to_string()));
                     let why = format!("closed: {code} {reason}");
                     if code == 1000 || (3500..4000).contains(&code) {
-                        eprintln!("sibling: {why}");
+                        esay(&format!("sibling: {why}");
                         return Ended::Done(ExitCode::from(u8::from(code != 1000)));
                     }
                     return Ended::Lost(why);
@@ -142,7 +142,7 @@ async fn give(socket: &mut Socket, id: &mut u64, method: &str, params: &str) -> 
     let params = match params {
         Ok(params) => params,
         Err(error) => {
-            eprintln!("sibling: the params are no JSON: {error}; write, say: client.pause {{\"direction\":\"out\"}}");
+            esay(&format!("sibling: the params are no JSON: {error}; write, say: client.pause {{\"direction\":\"out\"}}");
             return Ok(());
         }
     };

@@ -5,7 +5,7 @@ mod pipe;
 mod serve;
 mod wire;
 
-use std::{ffi::OsString, process::ExitCode};
+use std::{ffi::OsString, io::Write as _, process::ExitCode};
 
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
@@ -63,6 +63,12 @@ pub fn main() -> ExitCode {
     // Standard input is read on a thread that can't be interrupted: it is not waited for.
     runtime.shutdown_background();
     code
+}
+
+/// Writes a line to standard output. That nobody reads it (any more) is no reason to end.
+fn say(line: &str) {
+    let mut stdout = std::io::stdout();
+    drop(writeln!(stdout, "{line}").and_then(|()| stdout.flush()));
 }
 
 /// `sibling` alone, and `sibling --listen …`, mean `sibling serve …`; a file's settings go before the arguments.

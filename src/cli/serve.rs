@@ -6,7 +6,7 @@ use serde_json::Map;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::{FAILED, UNAVAILABLE, USAGE};
+use super::{FAILED, UNAVAILABLE, USAGE, say};
 use crate::{
     broker::{BrokerError, Link, memory::Memory, redis},
     config::{BadConfig, Config, ServeArgs},
@@ -60,7 +60,7 @@ pub(super) async fn run(args: ServeArgs) -> ExitCode {
             return ExitCode::from(if matches!(error, StartError::Broker(..)) { UNAVAILABLE } else { FAILED });
         }
     };
-    println!("sibling: listening on {} with broker {}", running.address, without_password(&config.args.broker));
+    say(&format!("sibling: listening on {} with broker {}", running.address, without_password(&config.args.broker)));
     if config.dev {
         banner(&running).await;
     }
@@ -140,7 +140,7 @@ async fn banner(running: &Running) {
     };
     let tool = std::env::args().next().unwrap_or_else(|| "sibling".into());
     let url = if address.port() == 8080 { String::new() } else { format!(" --url http://{address}") };
-    println!(
+    say(&format!(
         "
   Development server: public rooms, fresh keys, nothing is kept after it stops.
 
@@ -153,7 +153,7 @@ async fn banner(running: &Running) {
 
   Ctrl-C stops it.
 "
-    );
+    ));
 }
 
 fn without_password(url: &str) -> String {
