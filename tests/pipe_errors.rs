@@ -120,7 +120,7 @@ fn protocol_errors() -> Vec<(&'static str, Vec<u8>, &'static [u16])> {
         ("a length of 2^62", vec![0x82, 0xff, 0x40, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0], &[1009]),
         (
             "fragments beyond the limit",
-            [masked(0x02, &[0; 60_000]), masked(0x00, &[0; 60_000]).repeat(20)].concat(),
+            [masked(0x02, &vec![0; 60_000]), masked(0x00, &vec![0; 60_000]).repeat(20)].concat(),
             &[1009],
         ),
     ]

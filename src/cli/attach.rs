@@ -59,11 +59,11 @@ pub(super) async fn run(mut args: AttachArgs) -> ExitCode {
             }
             Err(refused) if refused.again && args.command.is_none() => refused.why,
             Err(refused) => {
-                esay(&format!("sibling: {}", refused.why);
+                eprintln!("sibling: {}", refused.why);
                 return ExitCode::from(FAILED);
             }
         };
-        esay(&format!("sibling: {lost}; coming back");
+        eprintln!("sibling: {lost}; coming back");
         tokio::time::sleep(pause.mul_f64(0.5 + rand::random::<f64>() / 2.0)).await;
         pause = (pause * 2).min(LONGEST_PAUSE);
     }
@@ -98,7 +98,7 @@ async fn attached(mut socket: Socket, args: &mut AttachArgs, lines: &mut Lines<B
                     if let (Some(cursor), Some(kind)) = (event["cursor"].as_str(), event["type"].as_str()) {
                         args.cursor = Some(cursor.into());
                         if kind == "pair.ended" {
-                            esay(&format!("sibling: the pair has ended");
+                            eprintln!("sibling: the pair has ended");
                         }
                     }
                 }
@@ -106,7 +106,7 @@ async fn attached(mut socket: Socket, args: &mut AttachArgs, lines: &mut Lines<B
                     let (code, reason) = frame.map_or((1005, String::new()), |f| (f.code.into(), f.reason.to_string()));
                     let why = format!("closed: {code} {reason}");
                     if code == 1000 || (3500..4000).contains(&code) {
-                        esay(&format!("sibling: {why}");
+                        eprintln!("sibling: {why}");
                         return Ended::Done(ExitCode::from(u8::from(code != 1000)));
                     }
                     return Ended::Lost(why);
@@ -142,7 +142,7 @@ async fn give(socket: &mut Socket, id: &mut u64, method: &str, params: &str) -> 
     let params = match params {
         Ok(params) => params,
         Err(error) => {
-            esay(&format!("sibling: the params are no JSON: {error}; write, say: client.pause {{\"direction\":\"out\"}}");
+            eprintln!("sibling: the params are no JSON: {error}; write, say: client.pause {{\"direction\":\"out\"}}");
             return Ok(());
         }
     };

@@ -96,10 +96,10 @@ impl Feed {
                 continue;
             }
             let heard = self.mailbox.recv().await;
-            if self.missed.swap(false, Relaxed) {
-                self.read();
-            }
+            // After a miss the history tells everything, this event included.
+            let missed = self.missed.swap(false, Relaxed);
             match heard {
+                Some(Heard::Event(..) | Heard::Head(_)) if missed => self.read(),
                 Some(Heard::Event(event, position, previous)) => match self.replay.admit(position, previous) {
                     Admit::Next => return (event, position),
                     Admit::Known => {}
@@ -108,7 +108,12 @@ impl Feed {
                 Some(Heard::Head(head)) if self.replay.behind(head) => self.read(),
                 Some(Heard::Head(_)) => {}
                 Some(Heard::Lost) => self.read(),
-                Some(Heard::Aside(kind, data)) => return self.aside(kind, Value::clone(&data)),
+                Some(Heard::Aside(kind, data)) => {
+                    if missed {
+                        self.read();
+                    }
+                    return self.aside(kind, Value::clone(&data));
+                }
                 // The hub forgot this seat, which only dropping the feed does.
                 None => std::future::pending().await,
             }
