@@ -57,6 +57,14 @@ impl Gateway {
         })
     }
 
+    /// That the bearer is the admin.
+    pub(super) fn check_admin(&self, bearer: &Bearer) -> Result<(), Failure> {
+        match bearer {
+            Bearer::Token(token) if self.is_admin(token) => Ok(()),
+            _ => Err(Failure::new(Fault::Unauthorized, "the admin key is needed, as Authorization: Bearer")),
+        }
+    }
+
     /// What the bearer may do with a pair: its ticket for this side says it, the admin key is good for all.
     pub(super) fn grants_for_pair(&self, bearer: &Bearer, pair: PairId, side: Side) -> Result<Grants, Failure> {
         match bearer {

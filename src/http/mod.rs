@@ -84,6 +84,7 @@ pub fn routes(gateway: Arc<Gateway>, with_probes: bool) -> Router {
         .route("/v1/pairs/{pair}/client", any(sockets::client))
         .route("/v1/pairs/{pair}/sibling", any(sockets::sibling))
         .route("/v1/rooms/{room}/client", any(sockets::room_client))
+        .route("/v1/nodes", get(probes::nodes))
         .route("/v1/validate", get(sockets::validate))
         .route("/openrpc.json", get(page::open_rpc))
         .route("/", get(page::index))

@@ -1,10 +1,12 @@
-//! Probes: is the process alive, and may it be sent work.
+//! Probes: is the process alive, may it be sent work, and which others are there.
 
 use std::sync::Arc;
 
-use axum::extract::State;
+use axum::{Json, extract::State};
+use http::{HeaderMap, Uri};
+use serde_json::{Value, json};
 
-use super::{Gateway, problem::Problem};
+use super::{Gateway, auth::Bearer, problem::Problem};
 use crate::protocol::Fault;
 
 /// Alive: it answers. The broker is never asked, since restarting a node does not mend a broker.
@@ -21,4 +23,14 @@ pub(super) async fn ready(State(gateway): State<Arc<Gateway>>) -> Result<&'stati
         return Err(Problem::new(Fault::BrokerUnavailable, "the broker can't be reached"));
     }
     Ok("ok\n")
+}
+
+/// `GET /v1/nodes`
+pub(super) async fn nodes(
+    State(gateway): State<Arc<Gateway>>,
+    headers: HeaderMap,
+    uri: Uri,
+) -> Result<Json<Value>, Problem> {
+    gateway.check_admin(&Bearer::of(&headers, &uri)?)?;
+    Ok(Json(json!({"nodes": gateway.node.live_nodes().await?})))
 }

@@ -120,6 +120,8 @@ pub struct Node {
     pub draining: CancellationToken,
     /// Cancelled when every socket is gone and the last loops may end.
     pub(crate) stopped: CancellationToken,
+    /// What it says of itself, in the registry.
+    about: bytes::Bytes,
     broker: Arc<dyn Broker>,
     registry: Arc<dyn Registry>,
     interest: interest::Interest,
@@ -151,6 +153,7 @@ impl Node {
             sockets: TaskTracker::new(),
             draining: CancellationToken::new(),
             stopped,
+            about: Self::about(),
             interest: interest::Interest::new(Arc::clone(&link.broker)),
             broker: link.broker,
             registry: link.registry,

@@ -3,14 +3,14 @@
 
 use std::{sync::Arc, time::Duration};
 
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::{ClientMail, Facts, Node, ReplyTo};
 use crate::{
     broker::{BrokerError, Group},
     hub::Heard,
-    protocol::{EventKind, Fence, NodeId, Topic},
+    protocol::{EventKind, Failure, Fence, NodeId, Topic},
 };
 
 /// A lost last event is found within this.
@@ -21,7 +21,26 @@ const BATCH: usize = 256;
 impl Node {
     /// Renews the node's lease: one command, however many pairs it has.
     pub(super) async fn beat(&self) -> Result<bool, BrokerError> {
-        self.registry.beat(self.id, bytes::Bytes::new(), self.settings.lease).await
+        self.registry.beat(self.id, self.about.clone(), self.settings.lease).await
+    }
+
+    /// What a node says of itself to the cluster.
+    pub(super) fn about() -> bytes::Bytes {
+        let said = json!({"started_at": super::now_text(), "version": env!("CARGO_PKG_VERSION")});
+        rmp_serde::to_vec_named(&said).unwrap_or_default().into()
+    }
+
+    /// The cluster's live nodes.
+    ///
+    /// # Errors
+    /// When the broker can't be reached.
+    pub async fn live_nodes(&self) -> Result<Vec<Value>, Failure> {
+        let peers = self.registry.nodes().await?;
+        let live = peers.into_iter().filter(|peer| !peer.expired).map(|peer| {
+            let said: Value = rmp_serde::from_slice(&peer.value).unwrap_or_default();
+            json!({"node": peer.node, "started_at": said["started_at"], "version": said["version"]})
+        });
+        Ok(live.collect())
     }
 
     pub(super) async fn keep_pulse(self: Arc<Self>) {
