@@ -10,6 +10,9 @@ use tokio::sync::Notify;
 
 use crate::protocol::{PausePolicy, Run, Slow};
 
+/// How many runs an empty queue keeps room for.
+const IDLE_CAPACITY: usize = 16;
+
 /// Frames that were not delivered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize)]
 pub struct Dropped {
@@ -67,6 +70,9 @@ pub struct Resumed {
 }
 
 struct Queue {
+    /// Frames before a position that was told to somebody: they can't be dropped.
+    promised: VecDeque<Run>,
+    /// Frames behind them.
     runs: VecDeque<Run>,
     level: Level,
     slow: Slow,
@@ -75,8 +81,6 @@ struct Queue {
     writing: usize,
     /// [`Level::dropped_in_pauses`] when the present pause began.
     before_pause: Dropped,
-    /// The first this many queued frames stand before a position that was told to somebody: they can't be dropped.
-    committed: u64,
 }
 
 /// The queue towards one client socket.
@@ -90,13 +94,13 @@ impl Outbox {
     #[must_use]
     pub fn new(limit: usize, slow: Slow) -> Self {
         let queue = Queue {
+            promised: VecDeque::new(),
             runs: VecDeque::new(),
             level: Level { limit, ..Level::default() },
             slow,
             paused: None,
             writing: 0,
             before_pause: Dropped::default(),
-            committed: 0,
         };
         Self { queue: Mutex::new(queue), changed: Notify::new() }
     }
@@ -124,17 +128,17 @@ impl Outbox {
         }
         let mut taken = 0;
         while taken < bytes {
-            let Some(run) = queue.runs.pop_front() else { break };
+            let Some(run) = queue.promised.pop_front().or_else(|| queue.runs.pop_front()) else { break };
             taken += run.len();
             queue.level.queued_frames -= run.frames();
             queue.level.taken_frames += run.frames();
             queue.level.taken_bytes += run.payload_bytes();
-            queue.committed = queue.committed.saturating_sub(run.frames());
             into.push_back(run.wire().clone());
         }
         queue.writing += taken;
-        if queue.runs.is_empty() {
-            queue.runs = VecDeque::new();
+        // A burst is no reason to keep its memory.
+        if queue.level.queued_frames == 0 && queue.runs.capacity() + queue.promised.capacity() > IDLE_CAPACITY {
+            (queue.promised, queue.runs) = (VecDeque::new(), VecDeque::new());
         }
     }
 
@@ -159,17 +163,14 @@ impl Outbox {
     /// The number of frames that stand before whatever is pushed next. They will be delivered, come what may, as
     /// long as the socket lives.
     pub fn position(&self) -> u64 {
-        let mut queue = self.queue.lock();
-        queue.committed = queue.level.queued_frames;
-        queue.level.taken_frames + queue.level.queued_frames
+        self.queue.lock().promise()
     }
 
     /// Queues one run even when paused or full, in its turn, and tells the position behind it.
     pub fn push_through(&self, run: &Run) -> u64 {
         let mut queue = self.queue.lock();
         queue.enqueue(run.clone());
-        queue.committed = queue.level.queued_frames;
-        let position = queue.level.taken_frames + queue.level.queued_frames;
+        let position = queue.promise();
         drop(queue);
         self.changed.notify_one();
         position
@@ -189,12 +190,7 @@ impl Outbox {
             queue.before_pause = queue.level.dropped_in_pauses;
         }
         queue.paused = Some(policy);
-        if policy == PausePolicy::Drop {
-            queue.committed = queue.level.queued_frames;
-            queue.level.taken_frames + queue.level.queued_frames
-        } else {
-            queue.level.taken_frames
-        }
+        if policy == PausePolicy::Drop { queue.promise() } else { queue.level.taken_frames }
     }
 
     /// How delivery is stopped, if it is.
@@ -276,32 +272,27 @@ impl Queue {
 
     /// Drops the oldest frames that nobody was promised, until `bytes` bytes are free or none is left.
     fn drop_oldest(&mut self, bytes: usize) {
-        let (mut freed, mut kept, mut at) = (0, self.committed, 0);
-        while freed < bytes && at < self.runs.len() {
-            if kept >= self.runs[at].frames() {
-                kept -= self.runs[at].frames();
-                at += 1;
-                continue;
-            }
-            // A run may begin with promised frames: those are put back in front of it.
-            let mut run = std::mem::replace(&mut self.runs[at], Run::empty());
-            let mut front = Run::empty();
-            if kept > 0 {
-                front = run.split_frames(kept);
-                kept = 0;
-            }
+        let mut freed = 0;
+        while freed < bytes
+            && let Some(mut run) = self.runs.pop_front()
+        {
             while freed < bytes && !run.is_empty() {
                 let first = run.split_first();
                 freed += first.len();
                 self.level.queued_frames -= 1;
                 self.level.dropped.add(&first);
             }
-            let left = [front, run].into_iter().filter(|part| !part.is_empty());
-            let added = left.clone().count();
-            self.runs.splice_at(at, left);
-            at += added;
+            if !run.is_empty() {
+                self.runs.push_front(run);
+            }
         }
         self.level.queued_bytes -= freed;
+    }
+
+    /// What is queued now can't be dropped any more; returns the position behind it.
+    fn promise(&mut self) -> u64 {
+        self.promised.append(&mut self.runs);
+        self.level.taken_frames + self.level.queued_frames
     }
 
     fn settle(&mut self) {
@@ -310,20 +301,6 @@ impl Queue {
             self.level.lagging = true;
         } else if queued_bytes <= limit / 8 {
             self.level.lagging = false;
-        }
-    }
-}
-
-/// Replacing one element of a deque by several.
-trait SpliceAt<T> {
-    fn splice_at(&mut self, at: usize, with: impl DoubleEndedIterator<Item = T>);
-}
-
-impl<T> SpliceAt<T> for VecDeque<T> {
-    fn splice_at(&mut self, at: usize, with: impl DoubleEndedIterator<Item = T>) {
-        self.remove(at);
-        for item in with.rev() {
-            self.insert(at, item);
         }
     }
 }

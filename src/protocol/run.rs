@@ -96,29 +96,11 @@ impl Run {
         Self { wire: self.wire.split_to(at), frames, payload }
     }
 
-    /// No frame.
-    #[must_use]
-    pub fn empty() -> Self {
-        Self { wire: Bytes::new(), frames: 0, payload: 0 }
-    }
-
-    /// Splits off the first `frames` frames.
-    #[must_use]
-    pub fn split_frames(&mut self, frames: u64) -> Self {
-        let end = (0..frames).try_fold(0, |at, _| Some(at + Head::read(&self.wire[at..])?.end().ok()?));
-        self.split_fitting(end.unwrap_or(self.wire.len()))
-    }
-
     /// Splits off the first frame.
     #[must_use]
     pub fn split_first(&mut self) -> Self {
-        self.split_frames(1)
-    }
-
-    /// How many whole frames the first `bytes` bytes hold.
-    #[must_use]
-    pub fn frames_within(&self, bytes: usize) -> u64 {
-        self.clone().split_fitting(bytes).frames()
+        let first = Head::read(&self.wire).and_then(|head| head.end().ok());
+        self.split_fitting(first.unwrap_or(self.wire.len()))
     }
 }
 
@@ -240,7 +222,8 @@ mod tests {
         #[test]
         fn noise_is_refused_or_whole(noise: Vec<u8>) {
             if let Ok(run) = Run::from_wire(Bytes::from(noise)) {
-                prop_assert_eq!(run.frames_within(run.len()), run.frames());
+                let mut rest = run.clone();
+                prop_assert_eq!(rest.split_fitting(run.len()).frames(), run.frames());
             }
         }
     }
