@@ -204,6 +204,19 @@ impl Config {
         if args.queue_bytes < 1_024 {
             wrong.push("queue-bytes: at least 1024".into());
         }
+        if args.max_message_bytes == 0 {
+            wrong.push("max-message-bytes: at least 1".into());
+        }
+        if args.key_prefix.contains(['{', '}']) {
+            wrong
+                .push("key-prefix: braces have a meaning of their own in Redis Cluster, use other characters".into());
+        }
+        for origin in args.allowed_origins.iter().map(|origin| origin.trim()) {
+            let host = origin.split_once("://").map_or("", |(_, host)| host);
+            if origin != "*" && (host.is_empty() || host.contains('/')) {
+                wrong.push(format!("allowed-origins: {origin:?} is no origin: write it as https://example.org"));
+            }
+        }
         let public_url = args.public_url.as_deref().map(|url| match url.split_once("://") {
             Some(("http" | "ws", rest)) => format!("ws://{}", rest.trim_end_matches('/')),
             Some(("https" | "wss", rest)) => format!("wss://{}", rest.trim_end_matches('/')),

@@ -156,6 +156,7 @@ contract! {
     histories_outlive_their_record
     records_are_made_once
     a_key_begins_once
+    lost_records_are_restored
     claims_count_up
     facts_are_fenced
     one_releaser_wins

@@ -26,8 +26,8 @@ pub use self::{
         the_last_change_of_a_subscription_wins,
     },
     pairs::{
-        a_key_begins_once, claims_count_up, facts_are_fenced, one_ender_wins, one_releaser_wins,
-        only_the_idle_end_as_idle, records_are_made_once,
+        a_key_begins_once, claims_count_up, facts_are_fenced, lost_records_are_restored, one_ender_wins,
+        one_releaser_wins, only_the_idle_end_as_idle, records_are_made_once,
     },
 };
 use super::{Broker, Claim, Delivery, Entry, Keep, Link, Record};

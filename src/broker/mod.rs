@@ -213,6 +213,10 @@ pub trait Registry: Send + Sync + 'static {
     /// the caller. Record and history no longer expire while it is held.
     async fn claim(&self, pair: PairId, node: NodeId, nonce: u64) -> Result<Claim, BrokerError>;
 
+    /// Writes a record that the broker lost, as held by `node` under `fence`. False when there is a record that says
+    /// otherwise.
+    async fn restore(&self, pair: PairId, node: NodeId, fence: Fence, facts: Bytes) -> Result<bool, BrokerError>;
+
     /// Replaces the facts if `fence` is still the record's. False when it is not: a newer socket took over.
     async fn revise(&self, pair: PairId, fence: Fence, facts: Bytes) -> Result<bool, BrokerError>;
 
@@ -253,8 +257,8 @@ pub trait Registry: Send + Sync + 'static {
     /// At most `limit` members whose id comes after `after`, in the order of ids.
     async fn members(&self, group: &Group, after: Option<&str>, limit: usize) -> Result<Vec<Member>, BrokerError>;
 
-    /// Says that `node` lives, for at least `lease` from now. False when it had been forgotten (see
-    /// [`Registry::bury`]) or was never known: it is known from now on.
+    /// Says that `node` lives, for at least `lease` from now. False when its lease had run out, or it was not known:
+    /// others may have released what it held.
     async fn beat(&self, node: NodeId, value: Bytes, lease: Duration) -> Result<bool, BrokerError>;
 
     /// All nodes, expired ones included.

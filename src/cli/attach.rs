@@ -9,7 +9,7 @@ use tokio::io::{AsyncBufReadExt as _, BufReader, Lines, Stdin};
 use tokio_tungstenite::tungstenite::Message;
 
 use super::{
-    FAILED, say,
+    FAILED, USAGE, say,
     wire::{Socket, open},
 };
 
@@ -73,7 +73,7 @@ async fn attached(mut socket: Socket, args: &mut AttachArgs, lines: &mut Lines<B
     let mut id = 0;
     let once = args.command.clone();
     if let Some(method) = &once
-        && let Err(ended) = give(&mut socket, &mut id, method, args.params.as_deref().unwrap_or("")).await
+        && let Err(ended) = give(&mut socket, &mut id, method, args.params.as_deref().unwrap_or(""), true).await
     {
         return ended;
     }
@@ -125,7 +125,7 @@ async fn attached(mut socket: Socket, args: &mut AttachArgs, lines: &mut Lines<B
                         continue;
                     }
                     let (method, params) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
-                    if !method.is_empty() && let Err(ended) = give(&mut socket, &mut id, method, params).await {
+                    if !method.is_empty() && let Err(ended) = give(&mut socket, &mut id, method, params, false).await {
                         return ended;
                     }
                 }
@@ -137,13 +137,14 @@ async fn attached(mut socket: Socket, args: &mut AttachArgs, lines: &mut Lines<B
 }
 
 /// Sends a command; params that are no JSON are said so and not sent.
-async fn give(socket: &mut Socket, id: &mut u64, method: &str, params: &str) -> Result<(), Ended> {
+async fn give(socket: &mut Socket, id: &mut u64, method: &str, params: &str, alone: bool) -> Result<(), Ended> {
     let params = if params.trim().is_empty() { Ok(json!({})) } else { serde_json::from_str::<Value>(params) };
     let params = match params {
         Ok(params) => params,
         Err(error) => {
             eprintln!("sibling: the params are no JSON: {error}; write, say: client.pause {{\"direction\":\"out\"}}");
-            return Ok(());
+            // Alone, there is nothing else to do; from standard input the next line may be better.
+            return if alone { Err(Ended::Done(ExitCode::from(USAGE))) } else { Ok(()) };
         }
     };
     *id += 1;

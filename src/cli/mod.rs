@@ -1,6 +1,7 @@
 //! Floor 5: the command line.
 
 mod attach;
+mod bench;
 mod pipe;
 mod serve;
 mod wire;
@@ -37,6 +38,8 @@ enum Tool {
     Pipe(pipe::PipeArgs),
     /// Attach a sibling to a pair: events on standard output, commands from standard input
     Attach(attach::AttachArgs),
+    /// Measure what the gateway costs, beside floors measured in the same run
+    Bench(bench::BenchArgs),
 }
 
 /// Reads the command line and does what it says.
@@ -58,6 +61,7 @@ pub fn main() -> ExitCode {
             Tool::Serve(args) => serve::run(*args).await,
             Tool::Pipe(args) => pipe::run(args).await,
             Tool::Attach(args) => attach::run(args).await,
+            Tool::Bench(args) => bench::run(args).await,
         }
     });
     // Standard input is read on a thread that can't be interrupted: it is not waited for.

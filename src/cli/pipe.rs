@@ -8,9 +8,10 @@ use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, Buf
 use tokio_tungstenite::tungstenite::{Message, protocol::CloseFrame};
 
 use super::{
-    FAILED,
+    FAILED, USAGE,
     wire::{open, segment},
 };
+use crate::protocol::RoomName;
 
 /// What to open.
 #[derive(Debug, Args)]
@@ -42,6 +43,10 @@ pub(super) struct PipeArgs {
 }
 
 pub(super) async fn run(args: PipeArgs) -> ExitCode {
+    if let Err(bad) = args.room.parse::<RoomName>() {
+        eprintln!("sibling: {bad}");
+        return ExitCode::from(USAGE);
+    }
     let query = args.format.as_ref().map(|format| format!("?format={format}")).unwrap_or_default();
     let path = match &args.pair {
         Some(pair) => format!("/v1/pairs/{pair}/client{query}"),
@@ -62,10 +67,24 @@ pub(super) async fn run(args: PipeArgs) -> ExitCode {
     let mut input = Input { stdin: BufReader::new(tokio::io::stdin()), binary, chunk: args.chunk.max(1) };
     let (mut sink, mut stream) = socket.split();
     let send = async {
-        while let Some(message) = input.next().await {
-            if sink.send(message).await.is_err() {
-                // The other half knows why.
-                std::future::pending::<()>().await;
+        loop {
+            match input.next().await {
+                Ok(Some(message)) => {
+                    if sink.send(message).await.is_err() {
+                        // The other half knows why.
+                        std::future::pending::<()>().await;
+                    }
+                }
+                Ok(None) => break,
+                Err(error) => {
+                    let why = if error.kind() == std::io::ErrorKind::InvalidData {
+                        "a line is not UTF-8: send bytes with --format binary".into()
+                    } else {
+                        error.to_string()
+                    };
+                    drop(sink.send(Message::Close(None)).await);
+                    return why;
+                }
             }
         }
         if args.no_close {
@@ -73,7 +92,7 @@ pub(super) async fn run(args: PipeArgs) -> ExitCode {
         }
         let bye = CloseFrame { code: 1000.into(), reason: "".into() };
         drop(sink.send(Message::Close(Some(bye))).await);
-        std::future::pending::<()>().await;
+        std::future::pending::<String>().await
     };
     let receive = async {
         let mut stdout = tokio::io::stdout();
@@ -92,7 +111,10 @@ pub(super) async fn run(args: PipeArgs) -> ExitCode {
         None
     };
     let ended = tokio::select! {
-        () = send => None,
+        why = send => {
+            eprintln!("sibling: {why}");
+            return ExitCode::from(FAILED);
+        }
         ended = receive => ended,
     };
     match ended {
@@ -116,15 +138,16 @@ struct Input {
 }
 
 impl Input {
-    async fn next(&mut self) -> Option<Message> {
+    async fn next(&mut self) -> std::io::Result<Option<Message>> {
         if self.binary {
             let mut chunk = vec![0; self.chunk];
-            let read = self.stdin.read(&mut chunk).await.ok().filter(|read| *read > 0)?;
+            let read = self.stdin.read(&mut chunk).await?;
             chunk.truncate(read);
-            return Some(Message::binary(chunk));
+            return Ok((read > 0).then(|| Message::binary(chunk)));
         }
         let mut line = String::new();
-        self.stdin.read_line(&mut line).await.ok().filter(|read| *read > 0)?;
-        Some(Message::text(line.strip_suffix('\n').map_or(&*line, |l| l.strip_suffix('\r').unwrap_or(l)).to_owned()))
+        let read = self.stdin.read_line(&mut line).await?;
+        let text = line.strip_suffix('\n').map_or(&*line, |line| line.strip_suffix('\r').unwrap_or(line));
+        Ok((read > 0).then(|| Message::text(text.to_owned())))
     }
 }

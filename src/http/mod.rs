@@ -17,7 +17,6 @@ use std::{collections::HashSet, sync::Arc};
 
 use axum::{
     Router,
-    extract::DefaultBodyLimit,
     routing::{any, get, post},
 };
 use parking_lot::Mutex;
@@ -25,9 +24,6 @@ use parking_lot::Mutex;
 pub use server::{Door, listen};
 
 use crate::{node::Node, protocol::Fault};
-
-/// The largest body of a request, in bytes.
-const LARGEST_BODY: usize = 64 << 10;
 
 /// Who may do what at the front door.
 #[derive(Debug, Clone, Default)]
@@ -93,7 +89,7 @@ pub fn routes(gateway: Arc<Gateway>, with_probes: bool) -> Router {
         .route("/favicon.ico", get(page::no_icon))
         .fallback(|| async { problem::Problem::new(Fault::NotFound, "there is no such path") })
         .method_not_allowed_fallback(problem::method_not_allowed)
-        .layer(DefaultBodyLimit::max(LARGEST_BODY))
+        .layer(axum::middleware::from_fn(problem::whole_body))
         .layer(axum::middleware::from_fn(problem::one_host))
         .with_state(gateway)
         .merge(probes)

@@ -1,17 +1,25 @@
 //! Refusals as RFC 9457 `application/problem+json`.
 
+use std::time::Duration;
+
 use axum::{
     extract::Request,
     middleware::Next,
     response::{IntoResponse, Response},
 };
 use http::{HeaderValue, StatusCode, header};
+use http_body::Body as _;
 use serde_json::json;
 
 use crate::{
     protocol::{Failure, Fault},
     socket::trace_id,
 };
+
+/// The largest body of a request, in bytes.
+const LARGEST_BODY: usize = 64 << 10;
+/// How long a body may take to arrive.
+const BODY_TIME: Duration = Duration::from_secs(10);
 
 /// A refusal on its way out.
 #[derive(Debug)]
@@ -33,11 +41,11 @@ impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let Failure { fault, message } = &self.0;
         let status = StatusCode::from_u16(fault.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        body(status, fault.code(), message, self.0.retry_after_ms())
+        body_of(status, fault.code(), message, self.0.retry_after_ms())
     }
 }
 
-fn body(status: StatusCode, code: &str, detail: &str, retry_after_ms: Option<u64>) -> Response {
+fn body_of(status: StatusCode, code: &str, detail: &str, retry_after_ms: Option<u64>) -> Response {
     let body = json!({
         "type": "about:blank", "title": status.canonical_reason(), "status": status.as_u16(),
         "code": code, "detail": detail, "trace_id": trace_id(),
@@ -48,6 +56,10 @@ fn body(status: StatusCode, code: &str, detail: &str, retry_after_ms: Option<u64
     match status {
         StatusCode::UNAUTHORIZED => {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        // Whoever speaks so is not heard further on this connection.
+        StatusCode::BAD_REQUEST | StatusCode::REQUEST_TIMEOUT | StatusCode::PAYLOAD_TOO_LARGE => {
+            headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
         StatusCode::UPGRADE_REQUIRED => {
             headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
@@ -69,15 +81,35 @@ pub(super) async fn one_host(request: Request, next: Next) -> Response {
     if hosts != 1 || request.uri().authority().is_some() {
         return Problem::new(Fault::InvalidRequest, "one Host header and a path, please").into_response();
     }
+    let headers = request.headers();
+    if headers.contains_key(header::TRANSFER_ENCODING) && headers.contains_key(header::CONTENT_LENGTH) {
+        return Problem::new(Fault::InvalidRequest, "Content-Length or Transfer-Encoding, not both").into_response();
+    }
     next.run(request).await
+}
+
+/// Reads a request's body before anything else happens: all of it, in time, and no more than is allowed.
+pub(super) async fn whole_body(request: Request, next: Next) -> Response {
+    if request.body().is_end_stream() {
+        return next.run(request).await;
+    }
+    let (head, body) = request.into_parts();
+    match tokio::time::timeout(BODY_TIME, axum::body::to_bytes(body, LARGEST_BODY)).await {
+        Ok(Ok(bytes)) => next.run(Request::from_parts(head, bytes.into())).await,
+        Ok(Err(_)) => {
+            let message = format!("the body has at most {LARGEST_BODY} bytes, and must be whole");
+            Problem::new(Fault::TooLarge, message).into_response()
+        }
+        Err(_) => body_of(StatusCode::REQUEST_TIMEOUT, "request_timeout", "the body took too long", None),
+    }
 }
 
 /// A path that is there, by a method that is not.
 pub(super) async fn method_not_allowed() -> Response {
-    body(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "the path does not take this method", None)
+    body_of(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "the path does not take this method", None)
 }
 
 /// A socket's path, without the handshake of a socket.
 pub(super) fn upgrade_required(detail: &str) -> Response {
-    body(StatusCode::UPGRADE_REQUIRED, "upgrade_required", detail, None)
+    body_of(StatusCode::UPGRADE_REQUIRED, "upgrade_required", detail, None)
 }

@@ -1,17 +1,22 @@
 //! The three paths that become sockets.
 
-use std::sync::Arc;
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use axum::{
+    Json,
     extract::{Path, Query, Request, State},
-    response::{IntoResponse, Response},
+    response::Response,
 };
 use http::{HeaderMap, HeaderValue, Uri};
 use serde::Deserialize;
+use serde_json::{Value, json};
 
 use super::{Gateway, auth::Bearer, pairs::pair_of, problem::Problem, upgrade::Handshake};
 use crate::{
-    node::{Feed, NewPair, Opened},
+    node::{Feed, NewPair, Opened, now_seconds, time_text},
     protocol::{Codec, Failure, Fault, Format, Grants, PairId, RoomName, SiblingId, Side, read_cursor},
     socket::{Caller, SiblingSocket, serve_client, serve_sibling, standing},
 };
@@ -150,24 +155,28 @@ pub(super) async fn sibling(
 }
 
 /// `GET /v1/validate`: what an upgrade with the same ticket would be told.
-pub(super) async fn validate(State(gateway): State<Arc<Gateway>>, headers: HeaderMap, uri: Uri) -> Response {
-    #[derive(Deserialize)]
-    struct ValidateQuery {
-        pair: String,
-        side: Side,
-    }
-    let checking = async {
-        let query = Query::<ValidateQuery>::try_from_uri(&uri)
-            .map_err(|error| Failure::new(Fault::InvalidParams, format!("query: {error}")))?;
-        let pair = pair_of(&query.pair)?;
-        let grants = gateway.grants_for_pair(&Bearer::of(&headers, &uri)?, pair, query.side)?;
-        gateway.node.find_pair(pair).await?;
-        Ok::<_, Failure>(serde_json::json!({"valid": true, "pair": pair, "side": query.side, "grants": grants}))
+pub(super) async fn validate(
+    State(gateway): State<Arc<Gateway>>,
+    headers: HeaderMap,
+    uri: Uri,
+) -> Result<Json<Value>, Problem> {
+    let Bearer::Token(text) = Bearer::of(&headers, &uri)? else {
+        return Err(Problem::new(
+            Fault::Unauthorized,
+            "a ticket is needed: as Authorization: Bearer, or as ?ticket=",
+        ));
     };
-    match checking.await {
-        Ok(answer) => axum::Json(answer).into_response(),
-        Err(failure) => Problem(failure).into_response(),
+    let ticket = gateway.node.settings.ticket_keys.read(&text, now_seconds())?;
+    match ticket.aud {
+        Side::Client => drop(gateway.node.find_pair(ticket.pair).await?),
+        // A sibling may still hear the story of a pair that has ended.
+        Side::Sibling => drop(gateway.node.find_even_ended(ticket.pair).await?),
     }
+    let expires_at = time_text(SystemTime::UNIX_EPOCH + Duration::from_secs(ticket.exp));
+    let said = json!({
+        "valid": true, "pair": ticket.pair, "side": ticket.aud, "grants": ticket.grants, "expires_at": expires_at,
+    });
+    Ok(Json(said))
 }
 
 /// A listener that was let in.
@@ -175,7 +184,7 @@ pub(super) struct Listening {
     pub(super) pair: PairId,
     pub(super) grants: Grants,
     pub(super) feed: Feed,
-    pub(super) state: serde_json::Value,
+    pub(super) state: Value,
 }
 
 impl Gateway {

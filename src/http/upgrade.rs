@@ -66,9 +66,9 @@ impl Handshake {
         if headers.get(header::SEC_WEBSOCKET_VERSION).is_none_or(|v| v != "13") {
             return Err(Box::new(upgrade_required("Sec-WebSocket-Version: must be 13")));
         }
-        let key = headers.get(header::SEC_WEBSOCKET_KEY).map(HeaderValue::as_bytes);
-        let Some(key) = key.filter(|key| is_key(key)) else {
-            let message = "Sec-WebSocket-Key: must be 16 bytes in base64";
+        let mut keys = headers.get_all(header::SEC_WEBSOCKET_KEY).iter().map(HeaderValue::as_bytes);
+        let (Some(key), None) = (keys.next().filter(|key| is_key(key)), keys.next()) else {
+            let message = "Sec-WebSocket-Key: must be 16 bytes in base64, once";
             return Err(Box::new(Problem::new(Fault::InvalidRequest, message).into_response()));
         };
         let accept = derive_accept_key(key);
@@ -108,10 +108,13 @@ impl Handshake {
     /// Refuses: a page can't see an HTTP status, so it is let in and told by a close code; everyone else is told by
     /// the status.
     pub(super) fn refuse(self, gateway: &Arc<Gateway>, failure: Failure) -> Response {
-        if !self.from_page {
+        // A socket that was replaced while it opened is told so as if it had been a moment later.
+        if !self.from_page && failure.fault != Fault::Conflict {
             return Problem(failure).into_response();
         }
-        let closing = Closing::because(CloseCode::from(failure.fault), &failure.message);
+        let code = CloseCode::from(failure.fault);
+        let closing =
+            if code == CloseCode::Replaced { Closing::new(code) } else { Closing::because(code, &failure.message) };
         let echo = self.protocols.first().cloned();
         let (response, upgraded) = self.accept(echo.as_deref());
         gateway.node.spawn_socket("refusal", async move {

@@ -4,6 +4,7 @@
 //! Nothing here waits, and nothing here knows that other nodes exist.
 
 mod outbox;
+mod queue;
 mod room;
 mod watch;
 
@@ -12,7 +13,8 @@ use std::sync::Arc;
 use dashmap::{DashMap, Entry};
 use tokio::sync::mpsc;
 
-pub use outbox::{Dropped, Level, Outbox};
+pub use outbox::Outbox;
+pub use queue::{Dropped, Level, Resumed};
 pub use room::Room;
 pub use watch::{Heard, Seat, Watch};
 
@@ -22,8 +24,8 @@ use crate::protocol::{Fence, NodeId, PairId, RoomName};
 pub struct Client<M> {
     /// Which of the pair's client sockets.
     pub fence: Fence,
-    /// Where its actor reads.
-    pub mailbox: mpsc::Sender<M>,
+    /// Where its actor reads. Boxed, because a channel keeps room for dozens of what it carries.
+    pub mailbox: mpsc::Sender<Box<M>>,
 }
 
 /// This node's memory. `M` is the mail that client actors take.
@@ -63,9 +65,14 @@ impl<M> Hub<M> {
         }
     }
 
-    /// Makes a client reachable. An older socket of the same pair is reachable no more.
+    /// Makes a client reachable, unless a newer socket of its pair is. An older one's mailbox closes, which tells its
+    /// actor that its time is over.
     pub fn register(&self, pair: PairId, client: Client<M>) {
-        self.clients.insert(pair, client);
+        match self.clients.entry(pair) {
+            Entry::Occupied(newer) if newer.get().fence.epoch > client.fence.epoch => {}
+            Entry::Occupied(mut older) => drop(older.insert(client)),
+            Entry::Vacant(place) => drop(place.insert(client)),
+        }
     }
 
     /// Makes a client unreachable, unless a newer socket of its pair took its place.
@@ -81,9 +88,9 @@ impl<M> Hub<M> {
         let Some(mailbox) = self.clients.get(&pair).map(|client| client.mailbox.clone()) else {
             return Err(Absent::NotHere(mail));
         };
-        mailbox.try_send(mail).map_err(|e| match e {
-            mpsc::error::TrySendError::Full(mail) => Absent::Busy(mail),
-            mpsc::error::TrySendError::Closed(mail) => Absent::NotHere(mail),
+        mailbox.try_send(Box::new(mail)).map_err(|e| match e {
+            mpsc::error::TrySendError::Full(mail) => Absent::Busy(*mail),
+            mpsc::error::TrySendError::Closed(mail) => Absent::NotHere(*mail),
         })
     }
 

@@ -3,156 +3,76 @@
 //! Bounded in bytes. Everyone in the room may push; only the socket's actor takes. A push is one short lock, one
 //! reference count and, only when the actor may be asleep, one wake-up.
 
-use std::{collections::VecDeque, future::Future};
+use std::{
+    collections::VecDeque,
+    future::Future,
+    sync::atomic::{AtomicBool, Ordering::Relaxed},
+};
 
+use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
+use super::queue::{Level, Queue, Resumed};
 use crate::protocol::{PausePolicy, Run, Slow};
-
-/// How many runs an empty queue keeps room for.
-const IDLE_CAPACITY: usize = 16;
-
-/// Frames that were not delivered.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize)]
-pub struct Dropped {
-    /// How many.
-    pub frames: u64,
-    /// Their payload, in bytes.
-    pub bytes: u64,
-}
-
-impl Dropped {
-    fn add(&mut self, run: &Run) {
-        self.frames += run.frames();
-        self.bytes += run.payload_bytes();
-    }
-
-    /// What came on top since `before`.
-    #[must_use]
-    pub fn since(self, before: Self) -> Self {
-        Self { frames: self.frames - before.frames, bytes: self.bytes - before.bytes }
-    }
-}
-
-/// How an outbox stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Level {
-    /// Frames taken for writing since the socket opened: its position.
-    pub taken_frames: u64,
-    /// Their payload, in bytes.
-    pub taken_bytes: u64,
-    /// Frames that wait.
-    pub queued_frames: u64,
-    /// Encoded bytes that wait, those being written included.
-    pub queued_bytes: usize,
-    /// The bound.
-    pub limit: usize,
-    /// Frames that were dropped since the socket opened because the client was too slow.
-    pub dropped: Dropped,
-    /// Frames that were dropped since the socket opened because delivery was paused so.
-    pub dropped_in_pauses: Dropped,
-    /// Whether the queue passed half of its bound and has not come down to an eighth since.
-    pub lagging: bool,
-    /// Whether the bound was hit under [`Slow::Close`]: the socket must be closed.
-    pub overflowed: bool,
-}
-
-/// What the end of a pause found.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Resumed {
-    /// How many frames stand before the first that had to wait.
-    pub position: u64,
-    /// How many waited.
-    pub waited: u64,
-    /// How many were dropped in the pause.
-    pub dropped: u64,
-}
-
-struct Queue {
-    /// Frames before a position that was told to somebody: they can't be dropped.
-    promised: VecDeque<Run>,
-    /// Frames behind them.
-    runs: VecDeque<Run>,
-    level: Level,
-    slow: Slow,
-    paused: Option<PausePolicy>,
-    /// Bytes that the actor took and has not written yet.
-    writing: usize,
-    /// [`Level::dropped_in_pauses`] when the present pause began.
-    before_pause: Dropped,
-}
 
 /// The queue towards one client socket.
 pub struct Outbox {
     queue: Mutex<Queue>,
     changed: Notify,
+    news: AtomicBool,
 }
 
 impl Outbox {
     /// An empty queue with a bound in bytes.
     #[must_use]
     pub fn new(limit: usize, slow: Slow) -> Self {
-        let queue = Queue {
-            promised: VecDeque::new(),
-            runs: VecDeque::new(),
-            level: Level { limit, ..Level::default() },
-            slow,
-            paused: None,
-            writing: 0,
-            before_pause: Dropped::default(),
-        };
-        Self { queue: Mutex::new(queue), changed: Notify::new() }
+        Self { queue: Mutex::new(Queue::new(limit, slow)), changed: Notify::new(), news: AtomicBool::new(false) }
+    }
+
+    /// Does something to the queue, and passes the news of it on.
+    fn with<T>(&self, change: impl FnOnce(&mut Queue) -> T) -> (T, bool) {
+        let mut queue = self.queue.lock();
+        let outcome = change(&mut queue);
+        let news = std::mem::take(&mut queue.news);
+        drop(queue);
+        if news {
+            self.news.store(true, Relaxed);
+        }
+        (outcome, news)
     }
 
     /// Queues a run as far as the bound and the pause allow.
     pub fn push(&self, run: &Run) {
-        let mut queue = self.queue.lock();
-        let before = queue.level;
-        queue.push(run);
-        // While frames wait unpaused the actor is busy writing and will come back for these by itself.
-        let wake = before.queued_frames == 0
-            || before.lagging != queue.level.lagging
-            || before.overflowed != queue.level.overflowed;
-        drop(queue);
-        if wake {
+        let (was_empty, news) = self.with(|queue| {
+            let was_empty = queue.level.queued_frames == 0;
+            queue.push(run);
+            was_empty
+        });
+        // While frames wait the actor is busy writing, and will come back for these by itself.
+        if was_empty || news {
             self.changed.notify_one();
         }
     }
 
     /// Moves about `bytes` bytes of whole runs to the actor, which must report them to [`Outbox::wrote`].
-    pub fn take(&self, bytes: usize, into: &mut VecDeque<bytes::Bytes>) {
-        let mut queue = self.queue.lock();
-        if matches!(queue.paused, Some(PausePolicy::Buffer | PausePolicy::Hold)) {
-            return;
-        }
-        let mut taken = 0;
-        while taken < bytes {
-            let Some(run) = queue.promised.pop_front().or_else(|| queue.runs.pop_front()) else { break };
-            taken += run.len();
-            queue.level.queued_frames -= run.frames();
-            queue.level.taken_frames += run.frames();
-            queue.level.taken_bytes += run.payload_bytes();
-            into.push_back(run.wire().clone());
-        }
-        queue.writing += taken;
-        // A burst is no reason to keep its memory.
-        if queue.level.queued_frames == 0 && queue.runs.capacity() + queue.promised.capacity() > IDLE_CAPACITY {
-            (queue.promised, queue.runs) = (VecDeque::new(), VecDeque::new());
-        }
+    pub fn take(&self, bytes: usize, into: &mut VecDeque<Bytes>) {
+        self.with(|queue| queue.take(bytes, into));
     }
 
     /// Reports bytes as written: the queue shrinks.
     pub fn wrote(&self, bytes: usize) {
-        let mut queue = self.queue.lock();
-        queue.writing -= bytes;
-        queue.level.queued_bytes -= bytes;
-        queue.settle();
+        self.with(|queue| queue.wrote(bytes));
     }
 
-    /// Completes when something was pushed into an empty queue, or the level's flags changed.
+    /// Completes when something was pushed into an empty queue, or there is news.
     pub fn changed(&self) -> impl Future<Output = ()> + '_ {
         self.changed.notified()
+    }
+
+    /// Whether there is news since this was last asked: a flag of the level is another, or something was lost.
+    pub fn take_news(&self) -> bool {
+        self.news.load(Relaxed) && self.news.swap(false, Relaxed)
     }
 
     /// How it stands.
@@ -160,37 +80,32 @@ impl Outbox {
         self.queue.lock().level
     }
 
+    /// Whether so many more bytes fit.
+    pub fn fits(&self, bytes: usize) -> bool {
+        let level = self.level();
+        level.queued_bytes == 0 || level.queued_bytes + bytes <= level.limit
+    }
+
     /// The number of frames that stand before whatever is pushed next. They will be delivered, come what may, as
     /// long as the socket lives.
     pub fn position(&self) -> u64 {
-        self.queue.lock().promise()
+        self.with(Queue::promise).0
     }
 
     /// Queues one run even when paused or full, in its turn, and tells the position behind it.
     pub fn push_through(&self, run: &Run) -> u64 {
-        let mut queue = self.queue.lock();
-        queue.enqueue(run.clone());
-        let position = queue.promise();
-        drop(queue);
+        let (position, _) = self.with(|queue| {
+            queue.enqueue(run.clone());
+            queue.promise()
+        });
         self.changed.notify_one();
         position
-    }
-
-    /// How many more bytes fit.
-    pub fn free(&self) -> usize {
-        let queue = self.queue.lock();
-        queue.level.limit.saturating_sub(queue.level.queued_bytes)
     }
 
     /// Stops delivery; returns the exact number of frames that will have been delivered before. What was queued
     /// already waits too, unless the policy drops what comes: then it is still delivered.
     pub fn pause(&self, policy: PausePolicy) -> u64 {
-        let mut queue = self.queue.lock();
-        if queue.paused.is_none() {
-            queue.before_pause = queue.level.dropped_in_pauses;
-        }
-        queue.paused = Some(policy);
-        if policy == PausePolicy::Drop { queue.promise() } else { queue.level.taken_frames }
+        self.with(|queue| queue.pause(policy)).0
     }
 
     /// How delivery is stopped, if it is.
@@ -200,108 +115,15 @@ impl Outbox {
 
     /// Lets delivery go on.
     pub fn resume(&self) -> Resumed {
-        let mut queue = self.queue.lock();
-        let dropped = queue.level.dropped_in_pauses.since(queue.before_pause).frames;
-        let (waited, dropped) = match queue.paused.take() {
-            Some(PausePolicy::Buffer | PausePolicy::Hold) => (queue.level.queued_frames, dropped),
-            Some(PausePolicy::Drop) => (0, dropped),
-            None => (0, 0),
-        };
-        let position = queue.level.taken_frames + queue.level.queued_frames - waited;
-        drop(queue);
+        let (resumed, _) = self.with(Queue::resume);
         self.changed.notify_one();
-        Resumed { position, waited, dropped }
+        resumed
     }
 
     /// Changes bound and policy.
     pub fn set(&self, limit: usize, slow: Slow) {
-        let mut queue = self.queue.lock();
-        (queue.level.limit, queue.slow) = (limit, slow);
-        queue.settle();
-        drop(queue);
+        self.with(|queue| queue.set(limit, slow));
         self.changed.notify_one();
-    }
-}
-
-impl Queue {
-    fn push(&mut self, run: &Run) {
-        if self.paused == Some(PausePolicy::Drop) {
-            return self.level.dropped_in_pauses.add(run);
-        }
-        let room = self.level.limit.saturating_sub(self.level.queued_bytes);
-        if run.len() <= room {
-            return self.enqueue(run.clone());
-        }
-        match self.slow {
-            Slow::Close => {
-                self.level.overflowed = true;
-                self.level.dropped.add(run);
-            }
-            Slow::DropNewest => {
-                let mut rest = run.clone();
-                let fitting = rest.split_fitting(room);
-                if !fitting.is_empty() {
-                    self.enqueue(fitting);
-                }
-                self.level.dropped.add(&rest);
-                self.settle();
-            }
-            Slow::DropOldest => {
-                self.drop_oldest(run.len() - room);
-                let room = self.level.limit.saturating_sub(self.level.queued_bytes);
-                // Of a run larger than the bound, the newest frames stay.
-                let mut rest = run.clone();
-                while rest.len() > room {
-                    let first = rest.split_first();
-                    self.level.dropped.add(&first);
-                }
-                if !rest.is_empty() {
-                    self.enqueue(rest);
-                }
-                self.settle();
-            }
-        }
-    }
-
-    fn enqueue(&mut self, run: Run) {
-        self.level.queued_bytes += run.len();
-        self.level.queued_frames += run.frames();
-        self.runs.push_back(run);
-        self.settle();
-    }
-
-    /// Drops the oldest frames that nobody was promised, until `bytes` bytes are free or none is left.
-    fn drop_oldest(&mut self, bytes: usize) {
-        let mut freed = 0;
-        while freed < bytes
-            && let Some(mut run) = self.runs.pop_front()
-        {
-            while freed < bytes && !run.is_empty() {
-                let first = run.split_first();
-                freed += first.len();
-                self.level.queued_frames -= 1;
-                self.level.dropped.add(&first);
-            }
-            if !run.is_empty() {
-                self.runs.push_front(run);
-            }
-        }
-        self.level.queued_bytes -= freed;
-    }
-
-    /// What is queued now can't be dropped any more; returns the position behind it.
-    fn promise(&mut self) -> u64 {
-        self.promised.append(&mut self.runs);
-        self.level.taken_frames + self.level.queued_frames
-    }
-
-    fn settle(&mut self) {
-        let Level { queued_bytes, limit, .. } = self.level;
-        if queued_bytes > limit / 2 {
-            self.level.lagging = true;
-        } else if queued_bytes <= limit / 8 {
-            self.level.lagging = false;
-        }
     }
 }
 
@@ -310,7 +132,10 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::protocol::{FrameKind, RunBuilder};
+    use crate::{
+        hub::Dropped,
+        protocol::{FrameKind, RunBuilder},
+    };
 
     /// A run of `n` frames of 10 bytes on the wire, each carrying its number.
     fn run(from: u64, n: u64) -> Run {
@@ -349,6 +174,18 @@ mod tests {
         assert_eq!(drain(&oldest, 9_999), (0..5).chain(25..120).collect::<Vec<_>>(), "what was promised stays");
         oldest.push(&run(0, 200));
         assert_eq!(drain(&oldest, 9_999), (100..200).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn one_frame_may_be_larger_than_the_bound() {
+        let big = Run::of(FrameKind::Binary, &[0; 5_000]);
+        for slow in [Slow::Close, Slow::DropNewest, Slow::DropOldest] {
+            let outbox = Outbox::new(1_000, slow);
+            outbox.push(&big);
+            assert_eq!((outbox.level().queued_frames, outbox.level().overflowed), (1, false), "{slow:?}");
+            outbox.push(&big);
+            assert_eq!((outbox.level().queued_frames, outbox.level().overflowed), (1, slow == Slow::Close));
+        }
     }
 
     #[test]

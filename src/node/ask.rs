@@ -17,7 +17,7 @@ use crate::protocol::{Cause, Command, Failure, Fault, Fence, Mail, NodeId, PairI
 /// How often a client socket that is just opening or moving house is looked for.
 const LOOKS: u32 = 4;
 /// How long between two looks.
-const BETWEEN_LOOKS: Duration = Duration::from_millis(40);
+pub(super) const BETWEEN_LOOKS: Duration = Duration::from_millis(40);
 
 /// Where a pair's client socket is.
 enum Home {
@@ -32,12 +32,12 @@ impl Node {
     /// What the actor answers; [`Fault::ClientDetached`] while there is no client socket, [`Fault::Gone`] after the
     /// pair's end, [`Fault::NotFound`] for an unknown pair, [`Fault::Timeout`] when no reply came.
     pub async fn ask(self: &Arc<Self>, pair: PairId, command: Command, cause: Cause) -> Result<Value, Failure> {
-        let key = cause.key.clone();
+        let (key, name) = (cause.key.clone(), command.name());
         let outcome = self.ask_unless_known(pair, command, cause).await;
         let absent = |failure: &Failure| matches!(failure.fault, Fault::ClientDetached | Fault::Gone);
         match (outcome, key) {
             // It may have been this very command that closed the client socket or ended the pair.
-            (Err(failure), Some(key)) if absent(&failure) => match self.recall(pair, &key).await {
+            (Err(failure), Some(key)) if absent(&failure) => match self.recall(pair, &key, name).await {
                 Some(Reply::Done(result)) => Ok(result),
                 Some(Reply::Failed(first)) => Err(first),
                 _ => Err(failure),
@@ -88,22 +88,24 @@ impl Node {
     }
 
     /// Has the holder of an older client socket let go, and waits until it delivers nothing any more; a holder that
-    /// does not answer is not waited for long.
-    pub(super) async fn ask_to_yield(&self, node: NodeId, pair: PairId, to: Fence) {
+    /// does not answer is not waited for long. True when it let go, or had nothing to let go.
+    pub(super) async fn ask_to_yield(&self, node: NodeId, pair: PairId, to: Fence) -> bool {
         let deadline = Instant::now() + Duration::from_secs(1).min(self.settings.command_timeout);
         let (number, reply) = self.expect_reply();
         if node == self.id {
             let mail = ClientMail::Yield { to, reply: ReplyTo::Node(self.id, number) };
             if self.hub.send(pair, mail).is_err() {
                 self.pending.remove(&number);
-                return;
+                return true;
             }
         } else {
             self.post(node, &Mail::Yield { number, from: self.id, pair, to });
         }
-        if self.await_reply(number, reply, deadline).await.is_err() {
+        let answered = self.await_reply(number, reply, deadline).await.is_ok();
+        if !answered {
             tracing::warn!(%pair, %node, "the older client socket's node did not answer");
         }
+        answered
     }
 
     /// Gives a reply that arrived to whoever waits for it.
@@ -192,7 +194,7 @@ pub(super) fn busy() -> Failure {
     Failure::new(Fault::RateLimited, "too many commands at once for this pair: wait for replies")
 }
 
-fn timed_out() -> Failure {
+pub(super) fn timed_out() -> Failure {
     Failure::new(
         Fault::Timeout,
         "no reply in time: whether the command took effect is unknown; sent again with its key it does not take effect twice",

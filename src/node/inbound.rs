@@ -1,6 +1,6 @@
 //! The one loop that reads what other nodes send. It serves everyone, so it never waits and never fails.
 
-use std::sync::{Arc, atomic::Ordering::Relaxed};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use serde_json::json;
@@ -11,6 +11,20 @@ use crate::{
     hub::Heard,
     protocol::{Envelope, Event, EventKind, Mail, NodeId, PairId, RoomName, Topic},
 };
+
+/// How the broker does, from the two sides that this node sees of it.
+pub(super) struct BrokerState {
+    delivers: bool,
+    answers: bool,
+}
+
+impl BrokerState {
+    pub(super) const GOOD: Self = Self { delivers: true, answers: true };
+
+    fn good(&self) -> bool {
+        self.delivers && self.answers
+    }
+}
 
 impl Node {
     pub(super) async fn read_inbound(self: Arc<Self>, mut deliveries: Deliveries) {
@@ -24,8 +38,8 @@ impl Node {
                 Some(Delivery::Message(_, bytes)) => self.mail_arrived(&bytes),
                 Some(Delivery::Entry(Topic::Pair(pair), entry)) => self.event_arrived(pair, &entry),
                 Some(Delivery::Entry(topic, _)) => tracing::warn!(?topic, "an entry where none belongs"),
-                Some(Delivery::Down) => self.broker_went(),
-                Some(Delivery::Lost) => self.broker_came(),
+                Some(Delivery::Down) => self.broker_delivers(false),
+                Some(Delivery::Lost) => self.broker_delivers(true),
                 None => return,
             }
         }
@@ -75,18 +89,40 @@ impl Node {
         self.hub.tell(pair, &Heard::Event(Arc::new(event), entry.position, entry.previous));
     }
 
-    fn broker_went(&self) {
-        if self.reachable.swap(false, Relaxed) {
-            tracing::warn!("the broker is lost");
-            self.hub.tell_all(&Heard::Aside(EventKind::BrokerLost, Arc::new(json!({}))));
+    /// Live traffic stopped, or goes on.
+    fn broker_delivers(&self, delivers: bool) {
+        self.broker_state(|state| state.delivers = delivers);
+        if delivers {
+            self.hub.tell_all(&Heard::Lost);
         }
     }
 
-    fn broker_came(&self) {
-        if !self.reachable.swap(true, Relaxed) {
-            tracing::info!("the broker is back");
-            self.hub.tell_all(&Heard::Aside(EventKind::BrokerRestored, Arc::new(json!({}))));
+    /// The registry took the node's beat, or did not.
+    pub(super) fn broker_answers(&self, answers: bool) {
+        self.broker_state(|state| state.answers = answers);
+    }
+
+    /// Siblings hear when the broker is lost and when it is back: in which way it failed does not matter to them.
+    fn broker_state(&self, change: impl FnOnce(&mut BrokerState)) {
+        let mut state = self.broker_state.lock();
+        let before = state.good();
+        change(&mut state);
+        match (before, state.good()) {
+            (true, false) => {
+                tracing::warn!("the broker is lost");
+                self.hub.tell_all(&Heard::Aside(EventKind::BrokerLost, Arc::new(json!({}))));
+            }
+            (false, true) => {
+                tracing::info!("the broker is back");
+                self.hub.tell_all(&Heard::Aside(EventKind::BrokerRestored, Arc::new(json!({}))));
+            }
+            _ => {}
         }
-        self.hub.tell_all(&Heard::Lost);
+    }
+
+    /// Whether the broker could be reached when it was last tried.
+    #[must_use]
+    pub fn broker_reachable(&self) -> bool {
+        self.broker_state.lock().good()
     }
 }

@@ -19,12 +19,13 @@ mod story;
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicU64, Ordering::Relaxed},
     },
     time::{Duration, SystemTime},
 };
 
 use dashmap::DashMap;
+use futures_util::FutureExt as _;
 use time::{OffsetDateTime, format_description::BorrowedFormatItem, macros::format_description};
 use tokio::sync::oneshot;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -91,6 +92,8 @@ pub enum ClientMail {
         /// Told when this one delivers nothing any more.
         reply: ReplyTo,
     },
+    /// The broker lost what it knew of this client socket.
+    Restore,
 }
 
 /// Where a reply goes.
@@ -127,7 +130,7 @@ pub struct Node {
     interest: interest::Interest,
     pending: DashMap<u64, oneshot::Sender<Reply>>,
     numbers: AtomicU64,
-    reachable: AtomicBool,
+    broker_state: parking_lot::Mutex<inbound::BrokerState>,
     lingering: linger::Lingering,
     /// Frames that the full queue to the broker did not take.
     unpublished: AtomicU64,
@@ -159,7 +162,7 @@ impl Node {
             registry: link.registry,
             pending: DashMap::new(),
             numbers: AtomicU64::new(rand::random::<u64>() >> 1),
-            reachable: AtomicBool::new(true),
+            broker_state: parking_lot::Mutex::new(inbound::BrokerState::GOOD),
             lingering: linger::Lingering::default(),
             unpublished: AtomicU64::new(0),
         });
@@ -218,20 +221,17 @@ impl Node {
     pub async fn stopped(&self) {
         self.stopped.cancelled().await;
     }
-
-    /// Whether the broker could be reached when it was last tried.
-    #[must_use]
-    pub fn broker_reachable(&self) -> bool {
-        self.reachable.load(Relaxed)
-    }
 }
 
 /// A panic in a task is logged and stays its own.
-async fn guarded(name: &'static str, task: impl Future<Output = ()>) {
-    let task = futures_util::FutureExt::catch_unwind(std::panic::AssertUnwindSafe(task));
-    if task.await.is_err() {
-        tracing::error!(task = name, "a task panicked: this is a defect of the gateway");
-    }
+///
+/// Not an async function: its future would hold the task twice, as what it was given and as what it waits for.
+fn guarded(name: &'static str, task: impl Future<Output = ()>) -> impl Future<Output = ()> {
+    std::panic::AssertUnwindSafe(task).catch_unwind().map(move |outcome| {
+        if outcome.is_err() {
+            tracing::error!(task = name, "a task panicked: this is a defect of the gateway");
+        }
+    })
 }
 
 impl From<BrokerError> for Failure {

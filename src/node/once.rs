@@ -5,22 +5,37 @@
 
 use std::{sync::Arc, time::Duration};
 
+use serde::{Deserialize, Serialize};
+
 use super::{ClientMail, Node, ReplyTo};
 use crate::{
     broker::Begun,
     hub::Absent,
-    protocol::{Failure, PairId, Reply},
+    protocol::{Failure, Fault, PairId, Reply},
 };
 
 /// How long a key is remembered.
-const REMEMBERED: Duration = Duration::from_secs(600);
+pub(super) const REMEMBERED: Duration = Duration::from_secs(600);
 
 /// Where the reply to a command with a key goes, and what it was.
 #[derive(Debug)]
 pub struct Keyed {
     pair: PairId,
     key: String,
+    command: &'static str,
     to: ReplyTo,
+}
+
+/// What is kept under a key.
+#[derive(Serialize, Deserialize)]
+struct Kept {
+    command: String,
+    reply: Reply,
+}
+
+/// What a command's key is noted under: apart from the gateway's own notes.
+fn name(key: &str) -> String {
+    format!("key/{key}")
 }
 
 impl Node {
@@ -32,9 +47,10 @@ impl Node {
                 let node = Arc::clone(self);
                 self.spawn("command with a key", async move {
                     let key = cause.key.clone().unwrap_or_default();
-                    match node.begin(pair, &key).await {
+                    match node.begin(pair, &key, command.name()).await {
                         Ok(None) => {
-                            let reply = ReplyTo::Keyed(Box::new(Keyed { pair, key, to: reply }));
+                            let keyed = Keyed { pair, key, command: command.name(), to: reply };
+                            let reply = ReplyTo::Keyed(Box::new(keyed));
                             node.hand_over(pair, ClientMail::Command { command, cause, reply });
                         }
                         Ok(Some(known)) => node.reply(reply, known),
@@ -52,35 +68,37 @@ impl Node {
             Err(Absent::NotHere(mail)) => (mail, Reply::NotHere),
             Err(Absent::Busy(mail)) => (mail, Reply::Failed(super::ask::busy())),
         };
-        let (ClientMail::Command { reply, .. } | ClientMail::Yield { reply, .. }) = mail;
-        self.reply(reply, outcome);
+        if let ClientMail::Command { reply, .. } | ClientMail::Yield { reply, .. } = mail {
+            self.reply(reply, outcome);
+        }
     }
 
     /// Begins a command with a key: `None` when it is to be carried out now, else what there is to say of it.
-    pub(super) async fn begin(&self, pair: PairId, key: &str) -> Result<Option<Reply>, Failure> {
-        match self.registry.begin(pair, key, REMEMBERED).await {
+    pub(super) async fn begin(&self, pair: PairId, key: &str, command: &str) -> Result<Option<Reply>, Failure> {
+        match self.registry.begin(pair, &name(key), REMEMBERED).await {
             Ok(Begun::First) => Ok(None),
             Ok(Begun::Running) => Ok(Some(Reply::Again)),
-            Ok(Begun::Settled(reply)) => {
-                let reply = rmp_serde::from_slice(&reply);
-                Ok(Some(
-                    reply
-                        .map_err(|_| Failure::new(crate::protocol::Fault::Internal, "a reply of another version"))?,
-                ))
-            }
+            Ok(Begun::Settled(kept)) => match rmp_serde::from_slice::<Kept>(&kept) {
+                Ok(kept) if kept.command == command => Ok(Some(kept.reply)),
+                Ok(kept) => {
+                    let message = format!("key: it was used for {} already: use another", kept.command);
+                    Ok(Some(Reply::Failed(Failure::new(Fault::Conflict, message))))
+                }
+                Err(_) => Err(Failure::new(Fault::Internal, "a reply of another version")),
+            },
             Err(error) => {
                 // If only the answer was lost, the key would stand for a command that nobody carries out.
-                drop(self.registry.settle(pair, key, None, REMEMBERED).await);
+                drop(self.registry.settle(pair, &name(key), None, REMEMBERED).await);
                 Err(error.into())
             }
         }
     }
 
     /// What became of a command with a key, when its pair's client socket is not there (any more) to say.
-    pub(super) async fn recall(&self, pair: PairId, key: &str) -> Option<Reply> {
-        match self.begin(pair, key).await {
+    pub(super) async fn recall(&self, pair: PairId, key: &str, command: &str) -> Option<Reply> {
+        match self.begin(pair, key, command).await {
             Ok(None) | Err(_) => {
-                drop(self.registry.settle(pair, key, None, REMEMBERED).await);
+                drop(self.registry.settle(pair, &name(key), None, REMEMBERED).await);
                 None
             }
             Ok(known) => known,
@@ -88,15 +106,16 @@ impl Node {
     }
 
     /// Keeps the outcome of a command with a key, or forgets it when it had no effect.
-    pub(super) async fn settle(&self, pair: PairId, key: &str, outcome: &Reply) {
+    pub(super) async fn settle(&self, pair: PairId, key: &str, command: &str, outcome: &Reply) {
         let untouched = match outcome {
             Reply::NotHere | Reply::Again => true,
             Reply::Failed(failure) => failure.fault.retryable(),
             Reply::Done(_) => false,
         };
-        let bytes = if untouched { None } else { rmp_serde::to_vec_named(outcome).ok().map(Into::into) };
+        let kept = Kept { command: command.into(), reply: outcome.clone() };
+        let bytes = if untouched { None } else { rmp_serde::to_vec_named(&kept).ok().map(Into::into) };
         for _ in 0..3 {
-            match self.registry.settle(pair, key, bytes.clone(), REMEMBERED).await {
+            match self.registry.settle(pair, &name(key), bytes.clone(), REMEMBERED).await {
                 Ok(()) => return,
                 Err(_) => tokio::time::sleep(Duration::from_millis(250)).await,
             }
@@ -108,7 +127,7 @@ impl Node {
     pub(super) fn reply_keyed(self: &Arc<Self>, keyed: Keyed, outcome: Reply) {
         let node = Arc::clone(self);
         self.spawn("reply with a key", async move {
-            node.settle(keyed.pair, &keyed.key, &outcome).await;
+            node.settle(keyed.pair, &keyed.key, keyed.command, &outcome).await;
             node.reply(keyed.to, outcome);
         });
     }

@@ -7,16 +7,16 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, time::Instant};
 
 use super::{
     ClientMail, Node,
-    ask::{gone, not_found},
+    ask::{BETWEEN_LOOKS, gone, not_found, timed_out},
     linger::GRACE,
     no_common_format, now_seconds, time_text,
 };
 use crate::{
-    broker::{Census, Claim, Group, Member, Record},
+    broker::{Begun, Census, Claim, Group, Member, Record},
     hub::{Client, Outbox, Room},
     protocol::{
         Cause, Command, EventKind, Failure, Fault, Fence, Format, Grants, PairId, ReasonParams, Reply, RoomName,
@@ -106,7 +106,7 @@ pub struct Opened {
     /// Where it sits.
     pub room: Arc<Room>,
     /// Its actor's mail.
-    pub mailbox: mpsc::Receiver<ClientMail>,
+    pub mailbox: mpsc::Receiver<Box<ClientMail>>,
 }
 
 impl Node {
@@ -171,27 +171,38 @@ impl Node {
             Claim::Ended => return Err(gone()),
             Claim::Missing => return Err(not_found(pair)),
         };
-        if let Some(older) = before.holder {
-            self.ask_to_yield(older, pair, fence).await;
+        if let Some(older) = before.holder
+            && !self.ask_to_yield(older, pair, fence).await
+            && self.closed_is_mine_to_tell(pair, before.fence).await
+        {
+            // Its node is dead or stopped: it learns of it when it comes back, and says nothing then.
+            self.raise(pair, EventKind::ClientClosed, super::pulse::node_lost(before.fence), None).await.ok();
         }
         let (sender, mailbox) = mpsc::channel(MAILBOX);
         self.hub.register(pair, Client { fence, mailbox: sender });
         let outbox = Arc::new(Outbox::new(facts.settings.queue_bytes, facts.settings.slow));
-        match self.enter(pair, fence, &facts.room, &facts.offers).await {
+        let failure = match self.enter(pair, fence, &facts.room, &facts.offers).await {
             Ok(format) => {
                 let room = self.hub.enter(&facts.room, pair, &outbox);
                 facts.format = format;
-                if !self.registry.revise(pair, fence, facts.write()?).await.unwrap_or(false) {
-                    tracing::debug!(%pair, "the facts could not be written");
-                }
-                Ok(Opened { pair, fence, facts, subprotocol: None, outbox, room, mailbox })
+                // Whoever claims from here on finds this socket registered and has it yield. Whoever claimed, or
+                // ended the pair, before may have looked too early: then the fence tells.
+                let refused = match self.registry.revise(pair, fence, facts.write()?).await {
+                    Ok(true) => return Ok(Opened { pair, fence, facts, subprotocol: None, outbox, room, mailbox }),
+                    Ok(false) => {
+                        Failure::new(Fault::Conflict, "replaced by a newer client socket, or the pair ended")
+                    }
+                    Err(error) => error.into(),
+                };
+                self.hub.exit(&room, &outbox);
+                self.exit(pair, &facts.room).await;
+                refused
             }
-            Err(failure) => {
-                self.hub.unregister(pair, fence);
-                self.let_go(pair, fence, &facts).await;
-                Err(failure)
-            }
-        }
+            Err(failure) => failure,
+        };
+        self.hub.unregister(pair, fence);
+        self.let_go(pair, fence, &facts).await;
+        Err(failure)
     }
 
     /// Listens to a room and becomes its member, for the cluster; the caller enters it in the hub then.
@@ -208,8 +219,7 @@ impl Node {
         let topic = Topic::Room(room.clone());
         self.interest.add(&topic).await?;
         let group = Group::Room(room.clone());
-        let value = rmp_serde::to_vec_named(&json!({"epoch": fence.epoch})).unwrap_or_default();
-        let member = Member { id: pair.to_string(), node: self.id, value: value.into() };
+        let member = self.member(pair, fence);
         let wish = Format::first_choice(offers);
         let joined = self.registry.join(&group, member, bytes::Bytes::from_static(wish.as_str().as_bytes())).await;
         let agreed = joined.map_err(Failure::from).and_then(|charter| agree(Some(&charter), offers));
@@ -247,6 +257,38 @@ impl Node {
         true
     }
 
+    /// Whether this caller, and no other in the cluster, is to tell that the client socket under `fence` is closed;
+    /// asked where a release did not decide it.
+    pub async fn closed_is_mine_to_tell(&self, pair: PairId, fence: Fence) -> bool {
+        // Told twice rather than never.
+        let noted = self.registry.begin(pair, &format!("closed/{fence}"), super::once::REMEMBERED).await;
+        !matches!(noted, Ok(Begun::Running))
+    }
+
+    /// Has the registry know again what it lost of a client socket: its record, and its place in its room. False when
+    /// another has the pair.
+    pub async fn restore(&self, pair: PairId, fence: Fence, facts: &Facts) -> bool {
+        let Ok(bytes) = facts.write() else { return false };
+        match self.registry.restore(pair, self.id, fence, bytes).await {
+            Ok(true) => {
+                let member = self.member(pair, fence);
+                let charter = bytes::Bytes::from_static(facts.format.as_str().as_bytes());
+                if let Err(error) = self.registry.join(&Group::Room(facts.room.clone()), member, charter).await {
+                    tracing::debug!(%pair, error = &error as &dyn std::error::Error, "not in its room again");
+                }
+                true
+            }
+            Ok(false) => false,
+            // The next lapse of the lease tries again.
+            Err(_) => true,
+        }
+    }
+
+    fn member(&self, pair: PairId, fence: Fence) -> Member {
+        let value = rmp_serde::to_vec_named(&json!({"epoch": fence.epoch})).unwrap_or_default();
+        Member { id: pair.to_string(), node: self.id, value: value.into() }
+    }
+
     /// Writes changed facts. False when a newer client socket has the pair.
     pub async fn revise(&self, pair: PairId, fence: Fence, facts: &Facts) -> bool {
         let Ok(bytes) = facts.write() else { return false };
@@ -276,14 +318,30 @@ impl Node {
             Err(failure) if failure.fault == Fault::ClientDetached => {}
             done => return done,
         }
+        // Nobody has a client socket: this node does it itself.
+        let Some(key) = cause.key.clone() else { return self.end_here(pair, reason, cause).await };
+        let deadline = Instant::now() + self.settings.command_timeout;
+        loop {
+            match self.begin(pair, &key, "pair.end").await? {
+                None => {
+                    let outcome = self.end_here(pair, reason, cause).await;
+                    let kept = outcome.clone().map_or_else(Reply::Failed, Reply::Done);
+                    self.settle(pair, &key, "pair.end", &kept).await;
+                    return outcome;
+                }
+                Some(Reply::Done(result)) => return Ok(result),
+                Some(Reply::Failed(failure)) => return Err(failure),
+                Some(Reply::Again | Reply::NotHere) if Instant::now() >= deadline => return Err(timed_out()),
+                Some(Reply::Again | Reply::NotHere) => tokio::time::sleep(BETWEEN_LOOKS).await,
+            }
+        }
+    }
+
+    async fn end_here(&self, pair: PairId, reason: Option<String>, cause: Cause) -> Result<Value, Failure> {
         if !self.end_record(pair).await? {
             return Err(gone());
         }
-        let key = cause.key.clone();
         self.raise(pair, EventKind::PairEnded, json!({"reason": ended_because(reason)}), Some(cause)).await?;
-        if let Some(key) = key {
-            self.settle(pair, &key, &Reply::Done(json!({}))).await;
-        }
         Ok(json!({}))
     }
 

@@ -15,6 +15,8 @@ use crate::{
 
 /// A lost last event is found within this.
 const LOOK: Duration = Duration::from_secs(2);
+/// After its lease had run out, a node checks what it holds at this many beats: others may still be at releasing it.
+const CHECKS: u32 = 3;
 /// How many records of a dead node are released in one go.
 const BATCH: usize = 256;
 
@@ -46,16 +48,28 @@ impl Node {
     pub(super) async fn keep_pulse(self: Arc<Self>) {
         let mut tick = interval(self.settings.lease / 4);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut checks = 0;
         loop {
             tokio::select! {
                 _ = tick.tick() => {}
                 () = self.stopped.cancelled() => return,
             }
             match self.beat().await {
-                Ok(true) => self.bury_the_dead().await,
-                Ok(false) => self.check_all().await,
+                Ok(kept) => {
+                    self.broker_answers(true);
+                    if !kept {
+                        tracing::warn!("this node's lease had run out: checking what it still holds");
+                        checks = CHECKS;
+                    }
+                    if checks > 0 {
+                        checks -= 1;
+                        self.check_all().await;
+                    }
+                    self.bury_the_dead().await;
+                }
                 Err(error) => {
                     tracing::debug!(error = &error as &dyn std::error::Error, "the lease was not renewed");
+                    self.broker_answers(false);
                 }
             }
         }
@@ -109,11 +123,10 @@ impl Node {
                     continue;
                 }
                 self.lingering.add(pair, record.fence, linger);
-                let data = json!({
-                    "epoch": record.fence.epoch, "code": 1006, "reason": "the node was lost", "clean": false,
-                    "by": "node_lost", "frames_in": null, "frames_out": null, "bytes_in": null, "bytes_out": null,
-                    "seconds": null,
-                });
+                if !self.closed_is_mine_to_tell(pair, record.fence).await {
+                    continue;
+                }
+                let data = node_lost(record.fence);
                 if let Err(failure) = self.raise(pair, EventKind::ClientClosed, data, None).await {
                     tracing::warn!(%pair, %failure, "the loss of a client socket could not be told");
                 }
@@ -123,13 +136,12 @@ impl Node {
         self.registry.bury(dead).await
     }
 
-    /// This node had been taken for dead: whatever others released meanwhile is not its own any more.
+    /// This node may have been taken for dead: whatever others released meanwhile is not its own any more.
     async fn check_all(&self) {
-        tracing::warn!("this node had been taken for dead: checking what it still holds");
         for (pair, fence) in self.hub.clients() {
             match self.registry.look_up(pair).await {
                 // A broker that lost its records has given the pair to nobody else: the pipe stays open.
-                Ok(None) => {}
+                Ok(None) => drop(self.hub.send(pair, ClientMail::Restore)),
                 Ok(Some(record)) if record.fence == fence && record.holder == Some(self.id) => {}
                 Ok(Some(record)) => {
                     // Released, or taken over: in both cases what comes after this socket is another.
@@ -162,4 +174,12 @@ impl Node {
             drop(self.registry.bury(self.id).await);
         }
     }
+}
+
+/// What is told of a client socket whose node can't tell it.
+pub(super) fn node_lost(fence: Fence) -> Value {
+    json!({
+        "epoch": fence.epoch, "code": 1006, "reason": "the node was lost", "clean": false, "by": "node_lost",
+        "frames_in": null, "frames_out": null, "bytes_in": null, "bytes_out": null, "seconds": null,
+    })
 }

@@ -74,6 +74,7 @@ impl From<Fault> for CloseCode {
             Fault::Forbidden => Self::Forbidden,
             Fault::NotFound => Self::NotFound,
             Fault::Gone => Self::PairEnded,
+            Fault::Conflict => Self::Replaced,
             Fault::NoCommonFormat => Self::NoCommonFormat,
             Fault::RateLimited => Self::RateLimited,
             Fault::TooLarge => Self::TooBig,
@@ -85,7 +86,6 @@ impl From<Fault> for CloseCode {
             Fault::Draining => Self::Restarting,
             Fault::Internal
             | Fault::Timeout
-            | Fault::Conflict
             | Fault::ClientDetached
             | Fault::Overloaded
             | Fault::BrokerUnavailable => Self::Overloaded,

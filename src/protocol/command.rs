@@ -139,8 +139,10 @@ params! {
         #[serde(default)] queue_bytes: Option<usize>,
         /// What happens when it is full.
         #[serde(default)] slow: Option<Slow>,
-        /// How much the client may send; an empty object lifts the limit.
-        #[serde(default)] rate: Option<Rate>,
+        /// How much the client may send; null lifts the limit.
+        #[serde(default, deserialize_with = "said")]
+        #[schemars(with = "Option<Rate>")]
+        rate: Option<Option<Rate>>,
         /// Seconds between pings.
         #[serde(default)] ping: Option<u64>,
         /// The pair's meta data, replaced as a whole.
@@ -227,20 +229,25 @@ impl Command {
         Ok(((entry.read)(params)?, key))
     }
 
-    /// Whether it acts on a live client socket, on the node that has it.
+    /// Its name.
     #[must_use]
-    pub const fn needs_client(&self) -> bool {
-        matches!(
-            self,
-            Self::Send(_)
-                | Self::Push(_)
-                | Self::Move(_)
-                | Self::Pause(_)
-                | Self::Resume(_)
-                | Self::Set(_)
-                | Self::Close(_)
-                | Self::Ping
-        )
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::PairGet => "pair.get",
+            Self::PairTicket(_) => "pair.ticket",
+            Self::PairEnd(_) => "pair.end",
+            Self::Send(_) => "client.send",
+            Self::Push(_) => "client.push",
+            Self::Move(_) => "client.move",
+            Self::Pause(_) => "client.pause",
+            Self::Resume(_) => "client.resume",
+            Self::Set(_) => "client.set",
+            Self::Close(_) => "client.close",
+            Self::Ping => "client.ping",
+            Self::RoomGet => "room.get",
+            Self::RoomMembers(_) => "room.members",
+            Self::Discover => "rpc.discover",
+        }
     }
 }
 
@@ -275,7 +282,8 @@ impl PayloadParams {
 
 impl SetParams {
     fn check(self) -> Result<Self, Failure> {
-        let rates = self.rate.iter().flat_map(|r| [r.messages_per_second, r.bytes_per_second]).flatten();
+        let rates = self.rate.flatten();
+        let rates = rates.iter().flat_map(|r| [r.messages_per_second, r.bytes_per_second]).flatten();
         match &self {
             Self { queue_bytes: None, slow: None, rate: None, ping: None, meta: None } => {
                 Err(invalid("params: at least one of queue_bytes, slow, rate, ping, meta"))
@@ -327,6 +335,11 @@ impl MembersParams {
         }
         Ok(self)
     }
+}
+
+/// Tells a field that says null from one that is left out.
+fn said<'de, T: Deserialize<'de>, D: serde::Deserializer<'de>>(d: D) -> Result<Option<T>, D::Error> {
+    T::deserialize(d).map(Some)
 }
 
 /// `Bytes` as a byte string, without a detour over a list of numbers.
@@ -384,6 +397,7 @@ mod tests {
     #[test]
     fn a_command_crosses_nodes_unchanged() {
         for (method, params) in [
+            ("client.set", json!({"rate": null})),
             ("client.send", json!({"base64": "AAEC"})),
             ("client.push", json!({"text": "é", "key": "k"})),
             ("client.set", json!({"rate": {"messages_per_second": 5}, "meta": {"a": [1, null]}})),
@@ -391,6 +405,7 @@ mod tests {
             ("rpc.discover", json!({})),
         ] {
             let (command, _) = Command::read(method, params).unwrap();
+            assert_eq!(command.name(), method);
             let there = rmp_serde::to_vec_named(&command).unwrap();
             assert_eq!(rmp_serde::from_slice::<Command>(&there).unwrap(), command);
         }

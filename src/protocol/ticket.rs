@@ -83,38 +83,43 @@ impl TicketKeys {
         encode(&Header::new(Algorithm::HS256), ticket, key).map_err(|_| failed())
     }
 
-    /// Checks a ticket's text: signature, issuer, side, pair, and that it has not ended at `now` (seconds since
-    /// 1970).
+    /// Reads a ticket's text: signature, issuer, and that it has not ended at `now` (seconds since 1970).
     ///
     /// # Errors
     /// [`Fault::Unauthorized`] with a sentence that tells which check failed.
-    pub fn verify(&self, text: &str, side: Side, pair: PairId, now: u64) -> Result<Ticket, Failure> {
-        let refuse = |why: &str| Err(Failure::new(Fault::Unauthorized, why));
+    pub fn read(&self, text: &str, now: u64) -> Result<Ticket, Failure> {
         if text.len() > LONGEST {
             return refuse("the ticket is too long");
         }
-        // One algorithm only: a token can't choose how it is checked. Audience, end and pair are checked below, where
-        // each gets its own sentence; the clock is the caller's.
+        // One algorithm only: a token can't choose how it is checked. The end is checked below, where it gets its own
+        // sentence; the clock is the caller's.
         let mut rules = Validation::new(Algorithm::HS256);
         rules.validate_exp = false;
         rules.validate_aud = false;
         rules.set_issuer(&[ISSUER]);
         rules.set_required_spec_claims(&["iss", "aud", "exp"]);
-        let Some(ticket) = self.0.iter().find_map(|(_, key)| decode::<Ticket>(text, key, &rules).ok()) else {
-            return refuse("the ticket is not valid: ask for a new one");
-        };
-        let ticket = ticket.claims;
-        if ticket.aud != side {
-            return refuse("the ticket opens the other side of its pair");
+        match self.0.iter().find_map(|(_, key)| decode::<Ticket>(text, key, &rules).ok()) {
+            None => refuse("the ticket is not valid: ask for a new one"),
+            Some(ticket) if ticket.claims.exp <= now => refuse("the ticket has expired: ask for a new one"),
+            Some(ticket) => Ok(ticket.claims),
         }
-        if ticket.pair != pair {
-            return refuse("the ticket belongs to another pair");
-        }
-        if ticket.exp <= now {
-            return refuse("the ticket has expired: ask for a new one");
-        }
-        Ok(ticket)
     }
+
+    /// Reads a ticket's text, and checks that it opens this side of this pair.
+    ///
+    /// # Errors
+    /// [`Fault::Unauthorized`] with a sentence that tells which check failed.
+    pub fn verify(&self, text: &str, side: Side, pair: PairId, now: u64) -> Result<Ticket, Failure> {
+        match self.read(text, now)? {
+            ticket if ticket.aud != side => refuse("the ticket opens the other side of its pair"),
+            ticket if ticket.pair != pair => refuse("the ticket belongs to another pair"),
+            ticket => Ok(ticket),
+        }
+    }
+}
+
+fn refuse<T>(why: &str) -> Result<T, Failure> {
+    Err(Failure::new(Fault::Unauthorized, why))
 }
 
 #[cfg(test)]

@@ -147,7 +147,8 @@ pub fn standing(pair: PairId, found: &Found) -> Value {
     json!({
         "pair": pair, "room": found.facts.room, "format": found.facts.format, "epoch": found.record.fence.epoch,
         "client": if found.record.ended { "ended" } else { client }, "node": found.record.holder,
-        "meta": found.facts.meta, "settings": found.facts.settings,
+        "meta": found.facts.meta, "settings": found.facts.settings, "paused": {"in": null, "out": null},
+        "counters": null, "rtt_ms": null,
     })
 }
 

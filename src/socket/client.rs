@@ -18,7 +18,7 @@ use super::{
     pace::Pace,
     pipe::{Inflow, LagWatch, Refusals, TOO_BIG},
     read::{Incoming, Reader},
-    write::Writer,
+    write::{Disconnected, Flushed, Writer},
 };
 use crate::{
     hub::{Outbox, Room},
@@ -53,6 +53,8 @@ pub(super) struct Client {
     pub(super) since: Instant,
     /// Something may wait to be written.
     pub(super) writing: bool,
+    /// A large run has just been published.
+    pub(super) sent_much: bool,
     leave_at: Option<Instant>,
 }
 
@@ -62,6 +64,8 @@ pub(super) enum JobDone {
     Saved,
     /// The room that was moved away from is left.
     Left,
+    /// The registry knows this socket again, or knows another.
+    Restored(bool),
     /// Another room may be entered, or not.
     Entered(super::orders::Entered),
 }
@@ -83,8 +87,8 @@ pub(super) enum Ending {
         /// Whether the pair ends too, and why.
         pair_ends: Option<String>,
     },
-    /// A newer socket has the pair.
-    Yield(ReplyTo),
+    /// A newer socket has the pair; who asked for the place is told when it is free.
+    Yield(Option<ReplyTo>),
 }
 
 impl Ending {
@@ -115,6 +119,7 @@ pub async fn serve_client(
         pings: Vec::new(),
         since: Instant::now(),
         writing: true,
+        sent_much: false,
         leave_at: None,
         node,
         pair,
@@ -132,16 +137,17 @@ pub async fn serve_client(
         Some(upgraded) => {
             let (mut reader, mut writer) = upgraded.split(client.node.settings.max_message_bytes).await;
             let ending = client.run(&mut mailbox, &mut reader, &mut writer).await;
-            client.end(ending, mailbox, Some((&mut reader, &mut writer))).await;
+            // Boxed: it would make every task as large as its end, for all of its life.
+            Box::pin(client.end(ending, mailbox, Some((&mut reader, &mut writer)))).await;
         }
-        None => client.end(Ending::Gone, mailbox, None).await,
+        None => Box::pin(client.end(Ending::Gone, mailbox, None)).await,
     }
 }
 
 impl Client {
     async fn run(
         &mut self,
-        mailbox: &mut tokio::sync::mpsc::Receiver<ClientMail>,
+        mailbox: &mut tokio::sync::mpsc::Receiver<Box<ClientMail>>,
         reader: &mut Reader,
         writer: &mut Writer,
     ) -> Ending {
@@ -150,26 +156,45 @@ impl Client {
         let mut draining: Pin<Box<WaitForCancellationFutureOwned>> =
             Box::pin(self.node.draining.clone().cancelled_owned());
         let outbox = Arc::clone(&self.outbox);
+        let mut blocked = false;
         loop {
+            // Written at once where the kernel takes it: only what it does not take can make a client slow.
+            if self.writing && !blocked {
+                match writer.try_flush(Some(&outbox)) {
+                    Ok(Flushed::All) => self.writing = false,
+                    Ok(Flushed::Blocked) => blocked = true,
+                    Ok(Flushed::Turn) => {}
+                    Err(Disconnected) => return Ending::Gone,
+                }
+            }
+            if outbox.take_news()
+                && let Some(ending) = self.check_lag()
+            {
+                return ending;
+            }
             self.set_alarm(alarm.as_mut());
             let turn = tokio::select! {
-                Some(mail) = mailbox.recv() => match mail {
-                    ClientMail::Command { command, cause, reply } => self.obey(command, cause, reply, writer),
-                    ClientMail::Yield { to, reply } => self.asked_to_yield(to, reply),
+                mail = mailbox.recv() => match mail.map(|mail| *mail) {
+                    Some(ClientMail::Command { command, cause, reply }) => self.obey(command, cause, reply, writer),
+                    Some(ClientMail::Yield { to, reply }) => self.asked_to_yield(to, reply),
+                    Some(ClientMail::Restore) => {
+                        self.restore();
+                        None
+                    }
+                    // A newer socket took the place in the hub.
+                    None => Some(Ending::Yield(None)),
                 },
                 () = self.story.proceed(), if self.story.pending() => None,
                 done = next_job(&mut self.jobs), if !self.jobs.is_empty() => self.job_done(done),
                 incoming = reader.next(), if self.may_read() => self.hear(incoming, reader, writer),
-                flushed = writer.flush(Some(&outbox)), if self.writing => match flushed {
-                    Ok(done) => {
-                        self.writing = !done;
-                        self.check_lag()
-                    }
-                    Err(_) => Some(Ending::Gone),
-                },
+                writable = writer.writable(), if blocked => {
+                    blocked = false;
+                    writable.err().map(|Disconnected| Ending::Gone)
+                }
+                () = tokio::task::yield_now(), if self.writing && !blocked => None,
                 () = outbox.changed() => {
                     self.writing = true;
-                    self.check_lag()
+                    None
                 }
                 () = alarm.as_mut() => self.ring(writer),
                 () = &mut draining, if self.leave_at.is_none() => {
@@ -180,6 +205,10 @@ impl Client {
             };
             if let Some(ending) = turn {
                 return ending;
+            }
+            if std::mem::take(&mut self.sent_much) {
+                // The receivers get a chance to write before more comes.
+                tokio::task::yield_now().await;
             }
         }
     }
@@ -213,7 +242,7 @@ impl Client {
 
     fn asked_to_yield(&mut self, to: Fence, reply: ReplyTo) -> Option<Ending> {
         if to.epoch > self.fence.epoch || to.epoch == self.fence.epoch && to.nonce != self.fence.nonce {
-            return Some(Ending::Yield(reply));
+            return Some(Ending::Yield(Some(reply)));
         }
         self.node.reply(reply, Reply::NotHere);
         None
@@ -257,15 +286,16 @@ impl Client {
     async fn end(
         mut self,
         ending: Ending,
-        mut mailbox: tokio::sync::mpsc::Receiver<ClientMail>,
+        mut mailbox: tokio::sync::mpsc::Receiver<Box<ClientMail>>,
         wire: Option<(&mut Reader, &mut Writer)>,
     ) {
         self.node.hub.unregister(self.pair, self.fence);
         self.node.hub.exit(&self.room, &self.outbox);
         mailbox.close();
         while let Ok(mail) = mailbox.try_recv() {
-            let (ClientMail::Command { reply, .. } | ClientMail::Yield { reply, .. }) = mail;
-            self.node.reply(reply, Reply::NotHere);
+            if let ClientMail::Command { reply, .. } | ClientMail::Yield { reply, .. } = *mail {
+                self.node.reply(reply, Reply::NotHere);
+            }
         }
         let (closing, by, order, pair_ends, yielding) = match ending {
             Ending::Peer(closing) => (closing, "client", None, None, None),
@@ -273,7 +303,7 @@ impl Client {
                 (Closing { code: 1006, reason: "the connection broke".into() }, "client", None, None, None)
             }
             Ending::Close { closing, by, order, pair_ends } => (closing, by, order, pair_ends, None),
-            Ending::Yield(reply) => (Closing::new(CloseCode::Replaced), "gateway", None, None, Some(reply)),
+            Ending::Yield(reply) => (Closing::new(CloseCode::Replaced), "gateway", None, None, reply),
         };
         // Too slow, or told to leave a jammed pipe: what is queued would only stand before the close frame.
         let outbox = Arc::clone(&self.outbox);
@@ -303,14 +333,17 @@ impl Client {
             "frames_out": level.taken_frames, "bytes_out": level.taken_bytes,
             "seconds": self.since.elapsed().as_millis() as f64 / 1_000.0,
         });
-        let ended = match &pair_ends {
-            Some(_) => self.node.end_record(self.pair).await.unwrap_or(true),
-            None => {
-                self.node.let_go(self.pair, self.fence, &self.facts).await;
-                false
+        let (mine, ended) = match &pair_ends {
+            Some(_) => {
+                let ended = self.node.end_record(self.pair).await.unwrap_or(true);
+                (ended, ended)
             }
+            None => (self.node.let_go(self.pair, self.fence, &self.facts).await, false),
         };
-        self.story.raise(EventKind::ClientClosed, data, cause.clone());
+        // Who could not release it was replaced, or taken for dead: then somebody may have told it already.
+        if mine || self.node.closed_is_mine_to_tell(self.pair, self.fence).await {
+            self.story.raise(EventKind::ClientClosed, data, cause.clone());
+        }
         if ended {
             let reason = crate::node::ended_because(pair_ends.filter(|reason| !reason.is_empty()));
             self.story.raise(EventKind::PairEnded, json!({"reason": reason}), cause);

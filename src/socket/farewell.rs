@@ -23,10 +23,10 @@ pub(super) async fn say(reader: &mut Reader, writer: &mut Writer, outbox: Option
     loop {
         tokio::select! {
             result = writer.flush(outbox), if !flushed => match result {
-                Ok(done) => if done {
+                Ok(()) => {
                     flushed = true;
                     deadline = Instant::now() + ANSWER;
-                },
+                }
                 Err(_) => return false,
             },
             incoming = reader.next() => match incoming {
@@ -44,9 +44,8 @@ pub(super) async fn say(reader: &mut Reader, writer: &mut Writer, outbox: Option
 /// closing over unread bytes would reset the connection and could destroy the close frame on its way.
 pub(super) async fn hang_up(reader: &mut Reader, writer: &mut Writer, outbox: Option<&Outbox>, longest: Duration) {
     let deadline = Instant::now() + longest;
-    let flush = async { while let Ok(false) = writer.flush(outbox).await {} };
     tokio::select! {
-        _ = timeout_at(deadline, flush) => {}
+        _ = timeout_at(deadline, writer.flush(outbox)) => {}
         () = reader.drain() => {}
     }
     writer.shut().await;

@@ -35,7 +35,7 @@ pub struct Upgraded {
     /// What was read from it beyond the handshake.
     pub leftover: Bytes,
     /// Kept for as long as the connection: its place among those that are allowed.
-    pub permit: Box<dyn std::any::Any + Send>,
+    pub permit: Box<dyn std::any::Any + Send + Sync>,
 }
 
 impl Upgraded {

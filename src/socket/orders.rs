@@ -102,7 +102,7 @@ impl Client {
 
     fn push(&mut self, payload: &Payload) -> Result<Value, Failure> {
         let run = self.encode(payload)?;
-        if self.outbox.free() < run.len() {
+        if !self.outbox.fits(run.len()) {
             return Err(Failure::new(Fault::RateLimited, "the client's queue is full: wait for client.caught_up"));
         }
         self.writing = true;
@@ -128,7 +128,8 @@ impl Client {
     pub(super) fn job_done(&mut self, done: JobDone) -> Option<Ending> {
         let Entered { room, format, cause, reply } = match done {
             JobDone::Entered(entered) => entered,
-            JobDone::Left => return None,
+            JobDone::Left | JobDone::Restored(true) => return None,
+            JobDone::Restored(false) => return Some(Ending::Yield(None)),
             JobDone::Saved => {
                 self.saving = false;
                 if std::mem::take(&mut self.unsaved) {
@@ -214,7 +215,7 @@ impl Client {
         settings.slow = params.slow.unwrap_or(settings.slow);
         settings.ping = params.ping.unwrap_or(settings.ping);
         if let Some(rate) = params.rate {
-            settings.rate = Some(rate).filter(|rate| *rate != Rate::default());
+            settings.rate = rate.filter(|rate| *rate != Rate::default());
             self.pace = Pace::new(settings.rate);
         }
         self.outbox.set(settings.queue_bytes, settings.slow);
@@ -228,6 +229,14 @@ impl Client {
         let data = json!({"settings": self.facts.settings, "meta": self.facts.meta});
         self.story.raise_and_reply(EventKind::ClientChanged, data.clone(), cause, reply, Reply::Done(data));
         None
+    }
+
+    /// Has the registry told what it lost of this socket.
+    pub(super) fn restore(&mut self) {
+        let (node, pair, fence, facts) = (self.node.clone(), self.pair, self.fence, self.facts.clone());
+        if self.jobs.len() < MOST_WAITING {
+            self.jobs.push_back(Box::pin(async move { JobDone::Restored(node.restore(pair, fence, &facts).await) }));
+        }
     }
 
     /// Has the changed facts written. Changes that come while that is under way are written together after it.
@@ -246,6 +255,12 @@ impl Client {
     fn ping(&mut self, reply: ReplyTo, writer: &mut Writer) -> Option<Ending> {
         if self.pings.len() >= MOST_WAITING {
             let failure = Failure::new(Fault::RateLimited, "too many pings at once");
+            self.node.reply(reply, Reply::Failed(failure));
+            return None;
+        }
+        if !self.may_read() {
+            let failure =
+                Failure::new(Fault::Conflict, "the client's socket is not read now: a pong could not be heard");
             self.node.reply(reply, Reply::Failed(failure));
             return None;
         }

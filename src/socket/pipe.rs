@@ -164,6 +164,7 @@ impl Client {
     /// Publishes to the room as this client.
     pub(super) fn publish(&mut self, run: &Run) {
         self.inflow.published += run.frames();
+        self.sent_much = run.len() >= BATCH;
         self.node.publish(&self.room, run, Some(&self.outbox));
     }
 

@@ -60,6 +60,8 @@ impl Reader {
             .max_message_size(Some(limit))
             .max_frame_size(Some(limit));
         let allowance = limit.saturating_mul(OVERHEAD).saturating_add(64 << 10);
+        // Even when empty it would keep the whole buffer of the handshake.
+        let leftover = if leftover.is_empty() { Bytes::new() } else { leftover };
         let inlet = Inlet { tcp, leftover, since_message: 0, allowance };
         Self { stream: WebSocketStream::from_raw_socket(inlet, Role::Server, Some(config)).await, ended: false }
     }
@@ -99,7 +101,8 @@ impl Reader {
 
     /// Throws away what the peer still says, until it hangs up.
     pub(super) async fn drain(&mut self) {
-        let mut scrap = [0; 4_096];
+        // Not on the stack: what stands there while this waits is part of every socket's task.
+        let mut scrap = vec![0; 4_096];
         while let Ok(1..) = tokio::io::AsyncReadExt::read(&mut self.stream.get_mut().tcp, &mut scrap).await {}
     }
 }
@@ -138,6 +141,9 @@ impl AsyncRead for Inlet {
             let n = this.leftover.len().min(buf.remaining());
             buf.put_slice(&this.leftover[..n]);
             this.leftover.advance(n);
+            if this.leftover.is_empty() {
+                this.leftover = Bytes::new();
+            }
         }
         this.since_message += buf.filled().len() - before;
         Poll::Ready(Ok(()))

@@ -16,7 +16,7 @@ use super::{
     farewell,
     heartbeat::{Beat, Heartbeat},
     read::{Incoming, Reader},
-    write::Writer,
+    write::{Disconnected, Flushed, Writer},
 };
 use crate::{
     hub::Outbox,
@@ -97,7 +97,7 @@ pub async fn serve_sibling(
         if let Some(closing) = closing {
             writer.close(&closing);
             let queue = (closing.code != CloseCode::TooSlow.number()).then_some(&sibling.outbox);
-            farewell::part(&mut reader, &mut writer, queue, farewell::LONGEST).await;
+            Box::pin(farewell::part(&mut reader, &mut writer, queue, farewell::LONGEST)).await;
         }
     }
 }
@@ -117,8 +117,16 @@ impl Sibling {
     async fn run(&mut self, feed: &mut Feed, reader: &mut Reader, writer: &mut Writer) -> Option<Closing> {
         let mut alarm = std::pin::pin!(sleep_until(self.alarm_at()));
         let mut draining = Box::pin(self.node.draining.clone().cancelled_owned());
-        let mut writing = true;
+        let (mut writing, mut blocked) = (true, false);
         loop {
+            if writing && !blocked {
+                match writer.try_flush(Some(&self.outbox)) {
+                    Ok(Flushed::All) => writing = false,
+                    Ok(Flushed::Blocked) => blocked = true,
+                    Ok(Flushed::Turn) => {}
+                    Err(Disconnected) => return None,
+                }
+            }
             if alarm.deadline() != self.alarm_at() {
                 alarm.as_mut().reset(self.alarm_at());
             }
@@ -145,10 +153,13 @@ impl Sibling {
                         Err(closing) => return closing,
                     }
                 }
-                flushed = writer.flush(Some(&self.outbox)), if writing => match flushed {
-                    Ok(done) => writing = !done,
-                    Err(_) => return None,
-                },
+                writable = writer.writable(), if blocked => {
+                    blocked = false;
+                    if writable.is_err() {
+                        return None;
+                    }
+                }
+                () = tokio::task::yield_now(), if writing && !blocked => {}
                 () = alarm.as_mut() => {
                     if self.leave_at.is_some_and(|at| at <= Instant::now()) {
                         return Some(Closing::new(CloseCode::Restarting));

@@ -34,7 +34,18 @@ pub(super) struct Writer {
     /// Bytes of the chunk's data that the outbox counts as queued.
     owed: usize,
     closed: bool,
-    _permit: Box<dyn std::any::Any + Send>,
+    _permit: Box<dyn std::any::Any + Send + Sync>,
+}
+
+/// How far a flush went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Flushed {
+    /// Nothing waits any more.
+    All,
+    /// The kernel takes no more for now.
+    Blocked,
+    /// It had its turn: more waits, and the kernel may take more.
+    Turn,
 }
 
 /// The writing half of a connection that is gone.
@@ -50,7 +61,7 @@ fn control(opcode: u8, payload: &[u8]) -> Bytes {
 }
 
 impl Writer {
-    pub(super) fn new(tcp: OwnedWriteHalf, permit: Box<dyn std::any::Any + Send>) -> Self {
+    pub(super) fn new(tcp: OwnedWriteHalf, permit: Box<dyn std::any::Any + Send + Sync>) -> Self {
         let chunk = VecDeque::new();
         Self { tcp, chunk, ping: None, pong: None, close: None, owed: 0, closed: false, _permit: permit }
     }
@@ -77,26 +88,43 @@ impl Writer {
         self.close = Some(control(0x8, &payload));
     }
 
-    /// Writes what waits, as far as the kernel takes it; true when nothing waits any more. When false it has waited
-    /// for the kernel, or had its turn, and is to be called again. May be dropped while it waits.
+    /// Writes what waits, as far as the kernel takes it. Never waits.
     ///
     /// # Errors
     /// [`Disconnected`] when the peer is gone.
-    pub(super) async fn flush(&mut self, outbox: Option<&Outbox>) -> Result<bool, Disconnected> {
+    pub(super) fn try_flush(&mut self, outbox: Option<&Outbox>) -> Result<Flushed, Disconnected> {
         for _ in 0..CHUNKS_A_TURN {
             if self.chunk.is_empty() && !self.load(outbox) {
-                return Ok(true);
+                return Ok(Flushed::All);
             }
             match self.try_write() {
                 Ok(0) => return Err(Disconnected),
                 Ok(n) => self.advance(n, outbox),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Flushed::Blocked),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(_) => return Err(Disconnected),
             }
         }
-        self.tcp.writable().await.map_err(|_| Disconnected)?;
-        Ok(false)
+        Ok(Flushed::Turn)
+    }
+
+    /// Completes when the kernel may take more.
+    ///
+    /// # Errors
+    /// [`Disconnected`] when the peer is gone.
+    pub(super) async fn writable(&self) -> Result<(), Disconnected> {
+        self.tcp.writable().await.map_err(|_| Disconnected)
+    }
+
+    /// Writes what waits; completes when nothing does. May be dropped while it waits.
+    ///
+    /// # Errors
+    /// [`Disconnected`] when the peer is gone.
+    pub(super) async fn flush(&mut self, outbox: Option<&Outbox>) -> Result<(), Disconnected> {
+        while self.try_flush(outbox)? != Flushed::All {
+            self.writable().await?;
+        }
+        Ok(())
     }
 
     /// Tells the peer's kernel that nothing follows.

@@ -56,6 +56,24 @@ pub async fn a_key_begins_once(nodes: &mut Nodes) {
     .await;
 }
 
+/// A holder can write a record again that was lost, and none that says otherwise.
+pub async fn lost_records_are_restored(nodes: &mut Nodes) {
+    let [a, b, _] = nodes;
+    let (pair, one, two) = (PairId::fresh(), NodeId::fresh(), NodeId::fresh());
+    let fence = Fence { epoch: 7, nonce: 70 };
+    assert!(a.registry.restore(pair, one, fence, number(1)).await.expect(UP));
+    let record = Record { facts: number(1), fence, holder: Some(one), ended: false };
+    assert_eq!(b.registry.look_up(pair).await.expect(UP), Some(record));
+    assert_eq!(b.registry.holdings(one, 10).await.expect(UP).pairs, [pair]);
+    assert!(a.registry.restore(pair, one, fence, number(2)).await.expect(UP), "it is its own already");
+    assert!(!b.registry.restore(pair, two, Fence { epoch: 1, nonce: 1 }, number(3)).await.expect(UP));
+    let (next, before) = claimed(b, pair, two).await;
+    assert_eq!((next.epoch, before.fence), (8, fence), "epochs go on");
+    assert!(!a.registry.restore(pair, one, fence, number(4)).await.expect(UP), "it was taken over");
+    b.registry.end(pair, None, LONG).await.expect(UP);
+    assert!(!b.registry.restore(pair, two, next, number(5)).await.expect(UP), "it has ended");
+}
+
 /// Each claim gets an epoch of its own, one above the last, and the record as it was.
 pub async fn claims_count_up(nodes: &mut Nodes) {
     let [a, b, _] = nodes;

@@ -52,6 +52,17 @@ impl Registry for Port {
         Ok(true)
     }
 
+    async fn restore(&self, pair: PairId, node: NodeId, fence: Fence, facts: Bytes) -> Result<bool, BrokerError> {
+        let mut store = self.medium.store.lock();
+        if let Some(record) = store.record(pair) {
+            return Ok(record.fence == fence && record.holder == Some(node));
+        }
+        store.records.insert(pair, Timed::new(Record { facts, fence, holder: Some(node), ended: false }));
+        store.holdings.entry(node).or_default().pairs.insert(pair);
+        store.keep_history(&Topic::Pair(pair), None);
+        Ok(true)
+    }
+
     async fn claim(&self, pair: PairId, node: NodeId, nonce: u64) -> Result<Claim, BrokerError> {
         let mut store = self.medium.store.lock();
         let Some(record) = store.record(pair) else { return Ok(Claim::Missing) };
@@ -184,7 +195,8 @@ impl Registry for Port {
 
     async fn beat(&self, node: NodeId, value: Bytes, lease: Duration) -> Result<bool, BrokerError> {
         let mut store = self.medium.store.lock();
-        Ok(store.nodes.insert(node, (value, Instant::now() + lease)).is_some())
+        let now = Instant::now();
+        Ok(store.nodes.insert(node, (value, now + lease)).is_some_and(|(_, until)| until > now))
     }
 
     async fn nodes(&self) -> Result<Vec<Peer>, BrokerError> {

@@ -39,6 +39,23 @@ impl Registry for Redis {
         Ok(as_integer(&script::CREATE.call(&self.commands, vec![self.keys.pair(pair)], args).await?)? == 1)
     }
 
+    async fn restore(&self, pair: PairId, node: NodeId, fence: Fence, facts: Bytes) -> Result<bool, BrokerError> {
+        let hold = Hold::Pair(pair, fence.nonce);
+        self.note(node, &hold).await?;
+        let args = vec![
+            node.to_string().into(),
+            fence.epoch.to_string().into(),
+            fence.nonce.to_string().into(),
+            facts.into(),
+        ];
+        let restored = script::RESTORE.call(&self.commands, self.pair_keys(pair), args).await?;
+        if as_integer(&restored)? == 1 {
+            return Ok(true);
+        }
+        self.strike(node, &hold).await;
+        Ok(false)
+    }
+
     async fn claim(&self, pair: PairId, node: NodeId, nonce: u64) -> Result<Claim, BrokerError> {
         let hold = Hold::Pair(pair, nonce);
         self.note(node, &hold).await?;

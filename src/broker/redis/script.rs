@@ -37,6 +37,7 @@ scripts! {
     HEAD "head"
     CREATE "create"
     CLAIM "claim"
+    RESTORE "restore"
     REVISE "revise"
     RELEASE "release"
     END "end"

@@ -1,0 +1,115 @@
+//! The bare program: what the kernel alone charges for what the gateway does.
+//!
+//! The first byte that a connection sends says what it is for.
+
+use std::{io::Write as _, net::TcpStream as Blocking, sync::Arc, time::Duration};
+
+use parking_lot::{Condvar, Mutex};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{TcpListener, TcpStream},
+};
+
+use super::{Outcome, raw::write_head};
+
+/// Receives what a driver has written.
+pub(super) const RECEIVER: u8 = b'r';
+/// Says, in numbers of 8 bytes: how many receivers there are; and then how many frames each is to have been sent.
+pub(super) const DRIVER: u8 = b'd';
+/// Gets back what it sends.
+pub(super) const ECHO: u8 = b'e';
+/// Is answered with the same byte, and kept.
+pub(super) const IDLE: u8 = b'i';
+
+/// How many bytes are joined in one write, as in the gateway.
+const BATCH: usize = 64 << 10;
+
+/// Receivers that no driver has yet.
+type Receivers = Arc<Mutex<Vec<Blocking>>>;
+/// How many frames are wanted by now, and the bell that rings when it is more.
+type Wanted = Arc<(Mutex<u64>, Condvar)>;
+
+/// Serves until it is killed.
+pub(super) async fn serve(payload: usize) -> Outcome<()> {
+    let failed = |error: std::io::Error| format!("the bare program failed: {error}");
+    let listener = TcpListener::bind("127.0.0.1:0").await.map_err(failed)?;
+    println!("floor: listening on {}", listener.local_addr().map_err(failed)?);
+    let receivers = Receivers::default();
+    loop {
+        let (tcp, _) = listener.accept().await.map_err(failed)?;
+        drop(tcp.set_nodelay(true));
+        tokio::spawn(serve_one(tcp, Arc::clone(&receivers), payload));
+    }
+}
+
+async fn serve_one(mut tcp: TcpStream, receivers: Receivers, payload: usize) {
+    match tcp.read_u8().await {
+        Ok(RECEIVER) => {
+            if let Ok(tcp) = tcp.into_std().and_then(|tcp| tcp.set_nonblocking(false).map(|()| tcp)) {
+                receivers.lock().push(tcp);
+            }
+        }
+        Ok(DRIVER) => drive(tcp, &receivers, payload).await,
+        Ok(ECHO) => echo(tcp).await,
+        // Told that it is there, and kept until it hangs up.
+        Ok(IDLE) => {
+            drop(tcp.write_u8(IDLE).await);
+            drop(tcp.read_u8().await);
+        }
+        // A peer that gave up again.
+        _ => {}
+    }
+}
+
+async fn echo(mut tcp: TcpStream) {
+    // Not in the future: an idle connection's task has the size of the largest.
+    let mut bytes = vec![0; 4_096];
+    while let Ok(n @ 1..) = tcp.read(&mut bytes).await {
+        if tcp.write_all(&bytes[..n]).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Shares the receivers out to one thread a core, and has them write what is wanted.
+async fn drive(mut driver: TcpStream, receivers: &Receivers, payload: usize) {
+    let Ok(count) = driver.read_u64().await else { return };
+    while (receivers.lock().len() as u64) < count {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    let mut receivers = std::mem::take(&mut *receivers.lock());
+    let wanted = Wanted::default();
+    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(receivers.len()).max(1);
+    let share = receivers.len().div_ceil(threads);
+    while !receivers.is_empty() {
+        let group = receivers.split_off(receivers.len().saturating_sub(share));
+        let wanted = Arc::clone(&wanted);
+        std::thread::spawn(move || write_all(group, payload, &wanted));
+    }
+    while let Ok(frames) = driver.read_u64().await {
+        *wanted.0.lock() = frames;
+        wanted.1.notify_all();
+    }
+}
+
+fn write_all(mut receivers: Vec<Blocking>, payload: usize, wanted: &Wanted) {
+    let mut frame = write_head(2, payload, false);
+    frame.resize(frame.len() + payload, 7);
+    let batch = (BATCH / frame.len()).max(1);
+    let wire = frame.repeat(batch);
+    let mut written = 0;
+    loop {
+        let mut now = wanted.0.lock();
+        while *now <= written {
+            wanted.1.wait(&mut now);
+        }
+        let frames = (*now - written).min(batch as u64);
+        drop(now);
+        for receiver in &mut receivers {
+            if receiver.write_all(&wire[..frame.len() * frames as usize]).is_err() {
+                return;
+            }
+        }
+        written += frames;
+    }
+}

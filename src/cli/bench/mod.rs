@@ -1,0 +1,185 @@
+//! `sibling bench`: what the gateway costs, beside floors that are measured in the same run.
+//!
+//! A figure alone says something about a machine; a ratio says something about the gateway. So every workload is
+//! measured in short turns, now the gateway, now its floor (a bare program, a bare Redis, a bare connection), and
+//! what is printed is the median over the turns. Gateways and floors are child processes of this executable: the
+//! kernel tells their CPU time and memory apart from the load's.
+
+mod child;
+mod fan;
+mod floor;
+mod idle;
+mod raw;
+mod replay;
+mod report;
+mod resp;
+mod sibling;
+mod trips;
+
+use std::{
+    net::{SocketAddr, ToSocketAddrs as _},
+    process::ExitCode,
+    time::Duration,
+};
+
+use clap::{Args, ValueEnum};
+
+use super::FAILED;
+use child::{Pages, Process};
+use report::Report;
+
+/// What came of something, or a sentence that says why nothing did.
+type Outcome<T> = Result<T, String>;
+
+/// How to measure.
+#[derive(Debug, Args)]
+pub(super) struct BenchArgs {
+    /// What to measure [default: everything]
+    #[arg(value_enum)]
+    workloads: Vec<Workload>,
+    /// Seconds that each workload measures
+    #[arg(long, default_value_t = 12.0)]
+    seconds: f64,
+    /// How often the gateway and its floor take turns
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=99))]
+    turns: u32,
+    /// Receivers of the fan-out
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    receivers: u32,
+    /// Pairs that idle
+    #[arg(long, default_value_t = 2_000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pairs: u32,
+    /// Events to replay
+    #[arg(long, default_value_t = 4_000, value_parser = clap::value_parser!(u32).range(1..=16_000))]
+    events: u32,
+    /// The Redis between two nodes, redis://host:port [default: a redis-server started for this, where there is one]
+    #[arg(long, value_name = "URL")]
+    broker: Option<String>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+    /// Be the bare program, with frames of this many bytes of payload
+    #[arg(long, hide = true)]
+    floor: Option<usize>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Workload {
+    /// One sender, many receivers, as fast as they take it
+    FanOut,
+    /// A sibling's command and its reply, one at a time
+    Commands,
+    /// From a command to its event at another sibling, one at a time
+    Events,
+    /// A sibling that reads a history from its start
+    Replay,
+    /// Memory of sockets that do nothing
+    Idle,
+}
+
+/// One or two nodes that know each other, and the Redis between them.
+struct Cluster {
+    name: &'static str,
+    nodes: Vec<Process>,
+    redis: Option<SocketAddr>,
+}
+
+impl Cluster {
+    /// One node on the embedded broker.
+    fn single() -> Outcome<Self> {
+        Ok(Self { name: "1 node, memory", nodes: vec![Process::gateway("memory", Pages::Usual)?], redis: None })
+    }
+
+    /// Two nodes on one Redis.
+    fn double(redis: SocketAddr, url: &str) -> Outcome<Self> {
+        let nodes = vec![Process::gateway(url, Pages::Usual)?, Process::gateway(url, Pages::Usual)?];
+        Ok(Self { name: "2 nodes, Redis", nodes, redis: Some(redis) })
+    }
+
+    /// Where siblings that command connect.
+    fn first(&self) -> SocketAddr {
+        self.nodes[0].address
+    }
+
+    /// The node that is not the first, where there are two.
+    fn last(&self) -> SocketAddr {
+        self.nodes[self.nodes.len() - 1].address
+    }
+}
+
+pub(super) async fn run(args: BenchArgs) -> ExitCode {
+    let outcome = match args.floor {
+        Some(size) => floor::serve(size).await,
+        None => measure(&args).await,
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(why) => {
+            eprintln!("sibling: {why}");
+            ExitCode::from(FAILED)
+        }
+    }
+}
+
+async fn measure(args: &BenchArgs) -> Outcome<()> {
+    if !(0.1..=3_600.0).contains(&args.seconds) {
+        return Err("--seconds: 0.1 to 3600".into());
+    }
+    let wanted = |workload| args.workloads.is_empty() || args.workloads.contains(&workload);
+    let mut report = Report::default();
+    if wanted(Workload::FanOut) {
+        fan::measure(args, &mut report).await?;
+    }
+    if wanted(Workload::Idle) {
+        idle::measure(args, &mut report).await?;
+    }
+    let across = [Workload::Commands, Workload::Events, Workload::Replay];
+    if across.into_iter().any(wanted) {
+        // Kept until the end: dropping it stops the server.
+        let (_server, redis) = find_redis(args.broker.as_deref()).await?;
+        let mut clusters = vec![Cluster::single()?];
+        match &redis {
+            Some((address, url)) => clusters.push(Cluster::double(*address, url)?),
+            None => report.note("there is no redis-server here: give --broker for the figures of two nodes"),
+        }
+        for cluster in &clusters {
+            if wanted(Workload::Commands) {
+                trips::commands(args, cluster, &mut report).await?;
+            }
+            if wanted(Workload::Events) {
+                trips::events(args, cluster, &mut report).await?;
+            }
+            if wanted(Workload::Replay) {
+                replay::measure(args, cluster, &mut report).await?;
+            }
+        }
+    }
+    report.print(args.json)
+}
+
+type Redis = Option<(SocketAddr, String)>;
+
+/// The Redis that was named, or one that is started, or none.
+async fn find_redis(url: Option<&str>) -> Outcome<(Option<Process>, Redis)> {
+    let Some(url) = url else {
+        return Ok(match Process::redis().await? {
+            Some(server) => {
+                let (address, url) = (server.address, format!("redis://{}", server.address));
+                (Some(server), Some((address, url)))
+            }
+            None => (None, None),
+        });
+    };
+    let bad =
+        || format!("--broker {url}: write redis://host:port, of a Redis that takes commands without a password");
+    let place = url.strip_prefix("redis://").and_then(|rest| rest.split('/').next()).ok_or_else(bad)?;
+    let address = place.to_socket_addrs().ok().and_then(|mut all| all.next()).ok_or_else(bad)?;
+    Ok((None, Some((address, url.into()))))
+}
+
+impl BenchArgs {
+    /// How long a turn takes when a workload consists of so many of them in each repetition.
+    fn turn(&self, in_a_repetition: u32) -> Duration {
+        Duration::from_secs_f64(self.seconds / f64::from(self.turns * in_a_repetition))
+    }
+}
