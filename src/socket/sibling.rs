@@ -6,7 +6,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use futures_util::{StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
+use futures_util::{FutureExt as _, StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep_until};
 
@@ -34,6 +34,8 @@ const QUEUE: usize = 1 << 20;
 /// The most messages that are worked on at once; more are left unread.
 const IN_FLIGHT: usize = 64;
 
+/// The most events that are told in one go: some 30 KiB.
+const TOLD_TOGETHER: usize = 64;
 /// In a drain, how long after its client socket a sibling is closed.
 const LAST_LOOK: Duration = Duration::from_millis(100);
 
@@ -139,6 +141,11 @@ impl Sibling {
                 item = feed.next(), if room => {
                     writing = true;
                     self.tell(item);
+                    // What else is there already goes out with it, in one write.
+                    for _ in 1..TOLD_TOGETHER {
+                        let Some(item) = feed.next().now_or_never() else { break };
+                        self.tell(item);
+                    }
                 }
                 Some(answer) = self.in_flight.next(), if !self.in_flight.is_empty() => {
                     writing = true;
