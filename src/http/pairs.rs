@@ -14,7 +14,7 @@ use serde_json::{Map, Value, json};
 
 use super::{Gateway, auth::Bearer, problem::Problem};
 use crate::{
-    node::NewPair,
+    node::{Line, NewPair},
     protocol::{
         Cause, Codec, Failure, Fault, Format, Grants, Message, PairId, RoomName, Side, check_meta, strict_json,
     },
@@ -123,7 +123,7 @@ pub(super) async fn end(
 ) -> Result<StatusCode, Problem> {
     gateway.caller(&pair, &headers, &uri, Some("pair.end"))?;
     let cause = Cause { key: None, id: None, sibling: Some("http".into()) };
-    gateway.node.end_pair(pair_of(&pair)?, None, cause).await?;
+    gateway.node.end_pair(pair_of(&pair)?, None, cause, &Line::default()).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

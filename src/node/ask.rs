@@ -25,15 +25,25 @@ enum Home {
     There(NodeId),
 }
 
+/// The order of one asker's commands: they arrive in the order in which they were given.
+#[derive(Default)]
+pub struct Line(tokio::sync::Mutex<()>);
+
 impl Node {
     /// Has the pair's client socket do something, on whichever node it is, and returns the result after the effect.
     ///
     /// # Errors
     /// What the actor answers; [`Fault::ClientDetached`] while there is no client socket, [`Fault::Gone`] after the
     /// pair's end, [`Fault::NotFound`] for an unknown pair, [`Fault::Timeout`] when no reply came.
-    pub async fn ask(self: &Arc<Self>, pair: PairId, command: Command, cause: Cause) -> Result<Value, Failure> {
+    pub async fn ask(
+        self: &Arc<Self>,
+        pair: PairId,
+        command: Command,
+        cause: Cause,
+        line: &Line,
+    ) -> Result<Value, Failure> {
         let (key, name) = (cause.key.clone(), command.name());
-        let outcome = self.ask_unless_known(pair, command, cause).await;
+        let outcome = self.ask_unless_known(pair, command, cause, line).await;
         let absent = |failure: &Failure| matches!(failure.fault, Fault::ClientDetached | Fault::Gone);
         match (outcome, key) {
             // It may have been this very command that closed the client socket or ended the pair.
@@ -51,6 +61,7 @@ impl Node {
         pair: PairId,
         command: Command,
         cause: Cause,
+        line: &Line,
     ) -> Result<Value, Failure> {
         let deadline = Instant::now() + self.settings.command_timeout;
         let mut looks = 0;
@@ -58,18 +69,32 @@ impl Node {
             if looks > 0 {
                 sleep(BETWEEN_LOOKS).await;
             }
-            // Up to here nothing waited: commands of one asker arrive in the order in which they were given.
+            // In line until it is on its way: whoever asks next is behind it, even if this has to look the home up.
+            let turn = line.0.lock().await;
             let home = match self.likely_home(pair) {
                 Some(home) => home,
                 None => self.look_home(pair).await?,
             };
             let reply = match home {
-                Home::Here => self.ask_here(pair, command.clone(), cause.clone(), deadline).await?,
+                Home::Here => {
+                    let (reply, waiting) = oneshot::channel();
+                    let mail = ClientMail::Command {
+                        command: command.clone(),
+                        cause: cause.clone(),
+                        reply: ReplyTo::Here(reply),
+                    };
+                    self.deliver(pair, mail);
+                    drop(turn);
+                    // An actor that ended with the mail unread drops it.
+                    let reply = timeout_at(deadline, waiting).await.map_err(|_| timed_out())?;
+                    reply.unwrap_or(Reply::NotHere)
+                }
                 Home::There(node) => {
                     let (number, reply) = self.expect_reply();
                     let ask =
                         Mail::Ask { number, from: self.id, pair, command: command.clone(), cause: cause.clone() };
                     self.post(node, &ask);
+                    drop(turn);
                     self.await_reply(number, reply, deadline).await?
                 }
             };
@@ -132,23 +157,6 @@ impl Node {
             Some(node) if node == self.id => Ok(Home::Here),
             Some(node) => Ok(Home::There(node)),
             None => Err(detached()),
-        }
-    }
-
-    async fn ask_here(
-        self: &Arc<Self>,
-        pair: PairId,
-        command: Command,
-        cause: Cause,
-        deadline: Instant,
-    ) -> Result<Reply, Failure> {
-        let (reply, waiting) = oneshot::channel();
-        self.deliver(pair, ClientMail::Command { command, cause, reply: ReplyTo::Here(reply) });
-        match timeout_at(deadline, waiting).await {
-            Ok(Ok(reply)) => Ok(reply),
-            // The actor ended with the mail unread.
-            Ok(Err(_)) => Ok(Reply::NotHere),
-            Err(_) => Err(timed_out()),
         }
     }
 

@@ -30,6 +30,7 @@ use time::{OffsetDateTime, format_description::BorrowedFormatItem, macros::forma
 use tokio::sync::oneshot;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+pub use ask::Line;
 pub use drain::DrainPlan;
 pub use feed::{Feed, FeedItem};
 pub use pairs::{Facts, Found, NewPair, Opened, ended_because};

@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 use tokio::{sync::mpsc, time::Instant};
 
 use super::{
-    ClientMail, Node,
+    ClientMail, Line, Node,
     ask::{BETWEEN_LOOKS, gone, not_found, timed_out},
     linger::GRACE,
     no_common_format, now_seconds, time_text,
@@ -312,9 +312,10 @@ impl Node {
         pair: PairId,
         reason: Option<String>,
         cause: Cause,
+        line: &Line,
     ) -> Result<Value, Failure> {
         let end = Command::PairEnd(ReasonParams { reason: reason.clone() });
-        match self.ask(pair, end, cause.clone()).await {
+        match self.ask(pair, end, cause.clone(), line).await {
             Err(failure) if failure.fault == Fault::ClientDetached => {}
             done => return done,
         }

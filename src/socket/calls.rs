@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::{
     broker::Group,
-    node::{Found, Node},
+    node::{Found, Line, Node},
     protocol::{
         Answer, BadRequest, Cause, Command, Failure, Fault, Format, Grants, METHODS, MembersParams, Message, PairId,
         Request, Side, TicketParams,
@@ -30,13 +30,14 @@ pub struct Caller {
 pub struct Calls {
     node: Arc<Node>,
     caller: Arc<Caller>,
+    line: Arc<Line>,
 }
 
 impl Calls {
     /// Commands for `caller`.
     #[must_use]
     pub fn new(node: &Arc<Node>, caller: Caller) -> Self {
-        Self { node: Arc::clone(node), caller: Arc::new(caller) }
+        Self { node: Arc::clone(node), caller: Arc::new(caller), line: Arc::default() }
     }
 
     /// Answers a message: what is to be sent back, if anything.
@@ -78,11 +79,11 @@ impl Calls {
         match command {
             Command::PairGet => self.state().await,
             Command::PairTicket(params) => self.ticket(params).await,
-            Command::PairEnd(params) => node.end_pair(pair, params.reason, cause).await,
+            Command::PairEnd(params) => node.end_pair(pair, params.reason, cause, &self.line).await,
             Command::RoomGet => self.room().await,
             Command::RoomMembers(params) => self.members(params).await,
             Command::Discover => Ok(super::discover::open_rpc()),
-            command => node.ask(pair, command, cause).await,
+            command => node.ask(pair, command, cause, &self.line).await,
         }
     }
 
@@ -90,7 +91,7 @@ impl Calls {
     pub async fn state(&self) -> Result<Value, Failure> {
         let (node, pair) = (&self.node, self.caller.pair);
         let cause = Cause { key: None, id: None, sibling: None };
-        let mut state = match node.ask(pair, Command::PairGet, cause).await {
+        let mut state = match node.ask(pair, Command::PairGet, cause, &self.line).await {
             Err(failure) if failure.fault == Fault::ClientDetached => standing(pair, &node.find_pair(pair).await?),
             state => state?,
         };
