@@ -7,7 +7,7 @@ use std::{
 
 use axum::{
     Json,
-    extract::{Path, Query, Request, State},
+    extract::{Path, Query, State},
     response::Response,
 };
 use http::{HeaderMap, HeaderValue, Uri};
@@ -64,16 +64,11 @@ fn choose(protocols: &[String], format: Format) -> Option<String> {
 pub(super) async fn client(
     State(gateway): State<Arc<Gateway>>,
     Path(pair): Path<String>,
-    mut request: Request,
+    handshake: Handshake,
 ) -> Response {
-    let handshake = match Handshake::of(&mut request) {
-        Ok(handshake) => handshake,
-        Err(response) => return *response,
-    };
-    let (headers, uri) = (request.headers().clone(), request.uri().clone());
     let opening = async {
-        let query = gateway.admit(&headers, &uri)?;
-        let bearer = Bearer::of(&headers, &uri)?;
+        let query = gateway.admit(&handshake)?;
+        let bearer = Bearer::of(&handshake.headers, &handshake.uri)?;
         let pair = pair_of(&pair)?;
         gateway.grants_for_pair(&bearer, pair, Side::Client)?;
         gateway.open(pair, &query, &handshake.protocols).await.map(|opened| (opened, query))
@@ -88,17 +83,12 @@ pub(super) async fn client(
 pub(super) async fn room_client(
     State(gateway): State<Arc<Gateway>>,
     Path(room): Path<String>,
-    mut request: Request,
+    handshake: Handshake,
 ) -> Response {
-    let handshake = match Handshake::of(&mut request) {
-        Ok(handshake) => handshake,
-        Err(response) => return *response,
-    };
-    let (headers, uri) = (request.headers().clone(), request.uri().clone());
     let opening = async {
-        let query = gateway.admit(&headers, &uri)?;
+        let query = gateway.admit(&handshake)?;
         let room: RoomName = room.parse().map_err(|bad| Failure::new(Fault::NotFound, format!("{bad}")))?;
-        gateway.grants_for_new_pair(&Bearer::of(&headers, &uri)?)?;
+        gateway.grants_for_new_pair(&Bearer::of(&handshake.headers, &handshake.uri)?)?;
         let offers = query.offers(&handshake.protocols)?;
         let new = NewPair { room, offers, meta: serde_json::Map::new(), linger: None };
         let (pair, _) = gateway.node.create_pair(new).await?;
@@ -125,18 +115,13 @@ pub(super) async fn room_client(
 pub(super) async fn sibling(
     State(gateway): State<Arc<Gateway>>,
     Path(pair): Path<String>,
-    mut request: Request,
+    handshake: Handshake,
 ) -> Response {
-    let handshake = match Handshake::of(&mut request) {
-        Ok(handshake) => handshake,
-        Err(response) => return *response,
-    };
-    let (headers, uri) = (request.headers().clone(), request.uri().clone());
     let protocol = handshake.protocols.iter().find(|name| Codec::from_subprotocol(name).is_some()).cloned();
     let codec = protocol.as_deref().and_then(Codec::from_subprotocol).unwrap_or_default();
     let opening = async {
-        let query = gateway.admit(&headers, &uri)?;
-        let bearer = Bearer::of(&headers, &uri)?;
+        let query = gateway.admit(&handshake)?;
+        let bearer = Bearer::of(&handshake.headers, &handshake.uri)?;
         let listening = gateway.listen_to(&pair, &bearer, query.cursor.as_deref()).await?;
         Ok((listening, query))
     };
@@ -189,12 +174,12 @@ pub(super) struct Listening {
 
 impl Gateway {
     /// What holds for every socket: the node takes new ones, and the page it comes from may open one.
-    fn admit(self: &Arc<Self>, headers: &HeaderMap, uri: &Uri) -> Result<SocketQuery, Failure> {
+    fn admit(self: &Arc<Self>, handshake: &Handshake) -> Result<SocketQuery, Failure> {
         if self.node.draining.is_cancelled() {
             return Err(Failure::new(Fault::Draining, "the node is draining: come back, another one answers"));
         }
-        self.check_origin(headers)?;
-        SocketQuery::of(uri)
+        self.check_origin(&handshake.headers)?;
+        SocketQuery::of(&handshake.uri)
     }
 
     async fn open(&self, pair: PairId, query: &SocketQuery, protocols: &[String]) -> Result<Opened, Failure> {

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use axum::{
-    extract::Request,
+    extract::FromRequestParts,
     response::{IntoResponse, Response},
 };
-use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header, request::Parts};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
@@ -33,6 +33,10 @@ pub(super) fn offered(headers: &HeaderMap) -> Vec<&str> {
 
 /// A handshake that was asked for in good form and is not answered yet.
 pub(super) struct Handshake {
+    /// The request's headers.
+    pub(super) headers: HeaderMap,
+    /// The request's path and query.
+    pub(super) uri: Uri,
     accept: String,
     /// What was offered, tokens left out.
     pub(super) protocols: Vec<String>,
@@ -41,13 +45,12 @@ pub(super) struct Handshake {
     permit: Option<Permit>,
 }
 
-impl Handshake {
-    /// Reads a request as a handshake.
-    ///
-    /// # Errors
-    /// The response to a request that is none.
-    pub(super) fn of(request: &mut Request) -> Result<Self, Box<Response>> {
-        let headers = request.headers();
+/// Routes take it as an argument: a request that is no handshake is answered without them.
+impl<S: Send + Sync> FromRequestParts<S> for Handshake {
+    type Rejection = Response;
+
+    async fn from_request_parts(request: &mut Parts, _: &S) -> Result<Self, Response> {
+        let headers = &request.headers;
         let has = |name, token: &str| {
             headers
                 .get_all(name)
@@ -56,32 +59,33 @@ impl Handshake {
                 .any(|value| value.split(',').any(|part| part.trim().eq_ignore_ascii_case(token)))
         };
         if !has(header::UPGRADE, "websocket") || !has(header::CONNECTION, "upgrade") {
-            return Err(Box::new(upgrade_required("this path is for WebSockets")));
+            return Err(upgrade_required("this path is for WebSockets"));
         }
-        if request.method() != Method::GET {
-            return Err(Box::new(
-                Problem::new(Fault::InvalidRequest, "a WebSocket is opened by GET").into_response(),
-            ));
+        if request.method != Method::GET {
+            return Err(Problem::new(Fault::InvalidRequest, "a WebSocket is opened by GET").into_response());
         }
         if headers.get(header::SEC_WEBSOCKET_VERSION).is_none_or(|v| v != "13") {
-            return Err(Box::new(upgrade_required("Sec-WebSocket-Version: must be 13")));
+            return Err(upgrade_required("Sec-WebSocket-Version: must be 13"));
         }
         let mut keys = headers.get_all(header::SEC_WEBSOCKET_KEY).iter().map(HeaderValue::as_bytes);
         let (Some(key), None) = (keys.next().filter(|key| is_key(key)), keys.next()) else {
             let message = "Sec-WebSocket-Key: must be 16 bytes in base64, once";
-            return Err(Box::new(Problem::new(Fault::InvalidRequest, message).into_response()));
+            return Err(Problem::new(Fault::InvalidRequest, message).into_response());
         };
         let accept = derive_accept_key(key);
         let protocols = offered(headers).into_iter().filter(|p| !p.starts_with("bearer.")).map(Into::into).collect();
         let from_page = headers.contains_key(header::ORIGIN);
-        let extensions = request.extensions_mut();
+        let extensions = &mut request.extensions;
         let permit = extensions.get::<Permit>().cloned();
         let Some(on_upgrade) = extensions.remove::<OnUpgrade>() else {
-            return Err(Box::new(upgrade_required("this connection can't be upgraded")));
+            return Err(upgrade_required("this connection can't be upgraded"));
         };
-        Ok(Self { accept, protocols, from_page, on_upgrade, permit })
+        let (headers, uri) = (request.headers.clone(), request.uri.clone());
+        Ok(Self { headers, uri, accept, protocols, from_page, on_upgrade, permit })
     }
+}
 
+impl Handshake {
     /// Accepts: the response, and the future of the connection that it makes.
     pub(super) fn accept(
         self,
