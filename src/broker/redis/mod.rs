@@ -5,7 +5,7 @@
 //! atomic is a Lua script ([`script`]) whose keys share a hash tag ([`keys`]).
 //!
 //! # Tasks
-//! Three, all on the tracker that [`connect`] is given: the publisher, the keeper of subscriptions and the reader of
+//! Three, all on the tracker that [`connect()`] is given: the publisher, the keeper of subscriptions and the reader of
 //! messages (and one of fred's own per connection). They end when the token is cancelled: the publisher after it has
 //! sent what was queued, for two seconds at most. Nothing works after that, so cancel it when the node has released
 //! what it held.
