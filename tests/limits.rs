@@ -8,7 +8,7 @@ use futures_util::future::join_all;
 use rstest::rstest;
 use serde_json::{Value, json};
 use support::{
-    ADMIN_KEY, ClientSocket, Cluster, Gateway, Kind, Pair, Settings, Sibling, exchange, kind_of, upgrade_head,
+    ADMIN_KEY, ClientSocket, Cluster, Fault, Gateway, Kind, Pair, Settings, Sibling, exchange, kind_of, upgrade_head,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -145,6 +145,14 @@ async fn a_body_that_is_too_long_is_a_problem_of_its_own() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_end_asked_thrice_at_once_has_one_result(#[case] kind: Kind) {
     let cluster = Cluster::start(kind, &Settings::new()).await;
+    let mut wrong = Vec::new();
+    let said = |results: &[Result<Value, Fault>]| {
+        let each = results.iter().map(|result| match result {
+            Ok(result) => result.to_string(),
+            Err(fault) => fault.code.to_string(),
+        });
+        each.collect::<Vec<_>>().join(", ")
+    };
     for round in 0..10 {
         let live = round % 2 == 0;
         let pair = Pair::make(cluster.node(0), "hall", "text").await;
@@ -152,21 +160,25 @@ async fn an_end_asked_thrice_at_once_has_one_result(#[case] kind: Kind) {
         let params = json!({"reason": "enough", "key": "the-end"});
         let asks = (0..3).map(|n| pair.command(cluster.node(n), "pair.end", params.clone()));
         let results = join_all(asks).await;
-        let first = results[0].clone().unwrap_or_else(|fault| panic!("round {round}, live {live}: {fault:?}"));
-        for result in &results {
-            assert_eq!(result.as_ref(), Ok(&first), "round {round}, live {live}: {results:?}");
+        let first = results.iter().find_map(|result| result.clone().ok());
+        let Some(first) = first else { panic!("round {round}, live {live}: {results:?}") };
+        if results.iter().any(|result| result.as_ref() != Ok(&first)) {
+            wrong.push(format!("round {round}, live {live}: {}", said(&results)));
         }
         if let Some(mut pipe) = pipe {
             assert_eq!(pipe.closed().await.code, Some(3510), "round {round}");
         }
         // Also when it has long been done.
         let late = pair.command(cluster.node(round + 1), "pair.end", params).await;
-        assert_eq!(late, Ok(first), "round {round}, live {live}");
+        if late.as_ref() != Ok(&first) {
+            wrong.push(format!("round {round}, live {live}, late: {}", said(&[late])));
+        }
         let mut woken = Sibling::wake(cluster.node(1), &pair, "start").await;
         woken.event("pair.ended").await;
         let ended = woken.story().iter().filter(|params| kind_of(params) == "pair.ended").count();
         assert_eq!(ended, 1, "round {round}, live {live}: it ended once");
     }
+    assert!(wrong.is_empty(), "one key has one result:\n{}", wrong.join("\n"));
 }
 
 #[rstest]
@@ -249,19 +261,27 @@ async fn an_odd_handshake_is_refused_whatever_else_goes_on() {
         &[("Sec-WebSocket-Key", "AQIDBAUGBwgJCgsMDQ4PEA==")],
     ];
     let mut asks = Vec::new();
-    for _ in 0..5 {
+    for _ in 0..3 {
         for (path, bearer) in &paths {
             for headers in odd {
                 let mut all = vec![("Authorization", bearer.as_str())];
                 all.extend_from_slice(headers);
-                let head = upgrade_head(node.addr, path, &all);
-                asks.push(async move { (exchange(node.addr, head.as_bytes()).await, head) });
+                // The refusal waits for no body, and is the same when there is one.
+                for body in ["", "0\r\n\r\n"] {
+                    let head = upgrade_head(node.addr, path, &all) + body;
+                    asks.push(async move { (exchange(node.addr, head.as_bytes()).await, head) });
+                }
             }
         }
     }
+    let mut wrong = Vec::new();
     for (reply, head) in join_all(asks).await {
-        assert_eq!(reply.status, 400, "{head}: {}", reply.text());
+        if reply.status != 400 {
+            let odd: Vec<_> = head.lines().skip(7).collect();
+            wrong.push(format!("{} {odd:?}: {}", reply.status, reply.text()));
+        }
     }
+    assert!(wrong.is_empty(), "{} handshakes are not refused with 400:\n{}", wrong.len(), wrong.join("\n"));
     let state: Value = pair.state(node).await;
     assert_eq!((&state["epoch"], &state["client"]), (&json!(0), &json!("awaited")), "none was opened: {state}");
     // The same handshake without the oddity works.

@@ -82,8 +82,8 @@ pub(super) async fn one_host(request: Request, next: Next) -> Response {
         return Problem::new(Fault::InvalidRequest, "one Host header and a path, please").into_response();
     }
     let headers = request.headers();
-    if headers.contains_key(header::TRANSFER_ENCODING) && headers.contains_key(header::CONTENT_LENGTH) {
-        return Problem::new(Fault::InvalidRequest, "Content-Length or Transfer-Encoding, not both").into_response();
+    if headers.contains_key(header::UPGRADE) && headers.contains_key(header::TRANSFER_ENCODING) {
+        return Problem::new(Fault::InvalidRequest, "a handshake has no body").into_response();
     }
     next.run(request).await
 }

@@ -65,13 +65,16 @@ impl<M> Hub<M> {
         }
     }
 
-    /// Makes a client reachable, unless a newer socket of its pair is. An older one's mailbox closes, which tells its
-    /// actor that its time is over.
-    pub fn register(&self, pair: PairId, client: Client<M>) {
+    /// Makes a client reachable, unless a newer socket of its pair is. An older one is returned: when it is dropped
+    /// its mailbox closes, which tells its actor that its time is over.
+    pub fn register(&self, pair: PairId, client: Client<M>) -> Option<Client<M>> {
         match self.clients.entry(pair) {
-            Entry::Occupied(newer) if newer.get().fence.epoch > client.fence.epoch => {}
-            Entry::Occupied(mut older) => drop(older.insert(client)),
-            Entry::Vacant(place) => drop(place.insert(client)),
+            Entry::Occupied(newer) if newer.get().fence.epoch > client.fence.epoch => None,
+            Entry::Occupied(mut older) => Some(older.insert(client)),
+            Entry::Vacant(place) => {
+                place.insert(client);
+                None
+            }
         }
     }
 
@@ -98,6 +101,12 @@ impl<M> Hub<M> {
     #[must_use]
     pub fn has(&self, pair: PairId) -> bool {
         self.clients.contains_key(&pair)
+    }
+
+    /// Which of the pair's client sockets is here.
+    #[must_use]
+    pub fn fence(&self, pair: PairId) -> Option<Fence> {
+        self.clients.get(&pair).map(|client| client.fence)
     }
 
     /// The client sockets that are here.

@@ -8,16 +8,20 @@ use std::{
 use serde_json::Value;
 use tokio::{
     sync::oneshot,
-    time::{Instant, sleep, timeout_at},
+    time::{Instant, sleep, timeout, timeout_at},
 };
 
 use super::{ClientMail, Node, ReplyTo};
+use crate::hub::Client;
 use crate::protocol::{Cause, Command, Failure, Fault, Fence, Mail, NodeId, PairId, Reply};
 
 /// How often a client socket that is just opening or moving house is looked for.
 const LOOKS: u32 = 4;
 /// How long between two looks.
 pub(super) const BETWEEN_LOOKS: Duration = Duration::from_millis(40);
+
+/// How long an older client socket may take to step aside.
+const YIELD: Duration = Duration::from_secs(2);
 
 /// Where a pair's client socket is.
 enum Home {
@@ -47,11 +51,18 @@ impl Node {
         let absent = |failure: &Failure| matches!(failure.fault, Fault::ClientDetached | Fault::Gone);
         match (outcome, key) {
             // It may have been this very command that closed the client socket or ended the pair.
-            (Err(failure), Some(key)) if absent(&failure) => match self.recall(pair, &key, name).await {
-                Some(Reply::Done(result)) => Ok(result),
-                Some(Reply::Failed(first)) => Err(first),
-                _ => Err(failure),
-            },
+            (Err(failure), Some(key)) if absent(&failure) => {
+                let deadline = Instant::now() + self.settings.command_timeout;
+                loop {
+                    match self.recall(pair, &key, name).await {
+                        Some(Reply::Done(result)) => return Ok(result),
+                        Some(Reply::Failed(first)) => return Err(first),
+                        Some(Reply::Again) if Instant::now() < deadline => sleep(BETWEEN_LOOKS).await,
+                        Some(Reply::Again) => return Err(timed_out()),
+                        Some(Reply::NotHere) | None => return Err(failure),
+                    }
+                }
+            }
             (outcome, _) => outcome,
         }
     }
@@ -112,25 +123,27 @@ impl Node {
         Err(detached())
     }
 
-    /// Has the holder of an older client socket let go, and waits until it delivers nothing any more; a holder that
-    /// does not answer is not waited for long. True when it let go, or had nothing to let go.
+    /// Has another node's older client socket let go, and waits until it delivers nothing any more; a node that does
+    /// not answer is not waited for long. True when it let go, or had nothing to let go.
     pub(super) async fn ask_to_yield(&self, node: NodeId, pair: PairId, to: Fence) -> bool {
-        let deadline = Instant::now() + Duration::from_secs(1).min(self.settings.command_timeout);
+        let deadline = Instant::now() + YIELD.min(self.settings.command_timeout);
         let (number, reply) = self.expect_reply();
-        if node == self.id {
-            let mail = ClientMail::Yield { to, reply: ReplyTo::Node(self.id, number) };
-            if self.hub.send(pair, mail).is_err() {
-                self.pending.remove(&number);
-                return true;
-            }
-        } else {
-            self.post(node, &Mail::Yield { number, from: self.id, pair, to });
-        }
+        self.post(node, &Mail::Yield { number, from: self.id, pair, to });
         let answered = self.await_reply(number, reply, deadline).await.is_ok();
         if !answered {
             tracing::warn!(%pair, %node, "the older client socket's node did not answer");
         }
         answered
+    }
+
+    /// The same for an older client socket of this node.
+    pub(super) async fn have_yield(&self, older: Client<ClientMail>, to: Fence) {
+        let (reply, yielded) = oneshot::channel();
+        let mail = ClientMail::Yield { to, reply: ReplyTo::Here(reply) };
+        // A mailbox that is full closes when its last sender is dropped here: that tells the actor too.
+        if older.mailbox.try_send(Box::new(mail)).is_ok() {
+            drop(timeout(YIELD, yielded).await);
+        }
     }
 
     /// Gives a reply that arrived to whoever waits for it.

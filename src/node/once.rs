@@ -58,6 +58,10 @@ impl Node {
                     }
                 });
             }
+            // The one that is here is newer than who asks: it would wait for it in turn, and has nothing to give.
+            ClientMail::Yield { to, reply } if self.hub.fence(pair).is_some_and(|here| here.epoch >= to.epoch) => {
+                self.reply(reply, Reply::NotHere);
+            }
             mail => self.hand_over(pair, mail),
         }
     }

@@ -171,15 +171,19 @@ impl Node {
             Claim::Ended => return Err(gone()),
             Claim::Missing => return Err(not_found(pair)),
         };
-        if let Some(older) = before.holder
-            && !self.ask_to_yield(older, pair, fence).await
+        // Registered first: a still newer socket finds this one here and waits for it to step aside, so that the
+        // sockets of a pair open and close one after the other, whoever waits for whom.
+        let (sender, mailbox) = mpsc::channel(MAILBOX);
+        if let Some(older) = self.hub.register(pair, Client { fence, mailbox: sender }) {
+            self.have_yield(older, fence).await;
+        }
+        if let Some(node) = before.holder.filter(|node| *node != self.id)
+            && !self.ask_to_yield(node, pair, fence).await
             && self.closed_is_mine_to_tell(pair, before.fence).await
         {
             // Its node is dead or stopped: it learns of it when it comes back, and says nothing then.
             self.raise(pair, EventKind::ClientClosed, super::pulse::node_lost(before.fence), None).await.ok();
         }
-        let (sender, mailbox) = mpsc::channel(MAILBOX);
-        self.hub.register(pair, Client { fence, mailbox: sender });
         let outbox = Arc::new(Outbox::new(facts.settings.queue_bytes, facts.settings.slow));
         let failure = match self.enter(pair, fence, &facts.room, &facts.offers).await {
             Ok(format) => {
@@ -201,8 +205,19 @@ impl Node {
             Err(failure) => failure,
         };
         self.hub.unregister(pair, fence);
+        self.return_mail(mailbox);
         self.let_go(pair, fence, &facts).await;
         Err(failure)
+    }
+
+    /// Closes a mailbox that nobody reads any more: whoever left mail in it is to look elsewhere.
+    pub fn return_mail(self: &Arc<Self>, mut mailbox: mpsc::Receiver<Box<ClientMail>>) {
+        mailbox.close();
+        while let Ok(mail) = mailbox.try_recv() {
+            if let ClientMail::Command { reply, .. } | ClientMail::Yield { reply, .. } = *mail {
+                self.reply(reply, Reply::NotHere);
+            }
+        }
     }
 
     /// Listens to a room and becomes its member, for the cluster; the caller enters it in the hub then.
@@ -295,12 +310,12 @@ impl Node {
         self.registry.revise(pair, fence, bytes).await.unwrap_or(true)
     }
 
-    /// Marks a pair as ended and tells so; true for exactly one caller.
+    /// Marks a pair as ended, if nobody holds it and `fence` was its last: true for exactly one caller.
     ///
     /// # Errors
     /// When the broker can't be reached.
-    pub async fn end_record(&self, pair: PairId) -> Result<bool, Failure> {
-        Ok(self.registry.end(pair, None, self.settings.keep.age).await?.is_some())
+    pub async fn end_record(&self, pair: PairId, fence: Fence) -> Result<bool, Failure> {
+        Ok(self.registry.end(pair, Some(fence), self.settings.keep.age).await?.is_some())
     }
 
     /// Ends a pair, with its client socket if it has one.
@@ -314,36 +329,65 @@ impl Node {
         cause: Cause,
         line: &Line,
     ) -> Result<Value, Failure> {
-        let end = Command::PairEnd(ReasonParams { reason: reason.clone() });
-        match self.ask(pair, end, cause.clone(), line).await {
-            Err(failure) if failure.fault == Fault::ClientDetached => {}
-            done => return done,
-        }
-        // Nobody has a client socket: this node does it itself.
-        let Some(key) = cause.key.clone() else { return self.end_here(pair, reason, cause).await };
         let deadline = Instant::now() + self.settings.command_timeout;
         loop {
-            match self.begin(pair, &key, "pair.end").await? {
-                None => {
-                    let outcome = self.end_here(pair, reason, cause).await;
-                    let kept = outcome.clone().map_or_else(Reply::Failed, Reply::Done);
-                    self.settle(pair, &key, "pair.end", &kept).await;
-                    return outcome;
-                }
-                Some(Reply::Done(result)) => return Ok(result),
-                Some(Reply::Failed(failure)) => return Err(failure),
-                Some(Reply::Again | Reply::NotHere) if Instant::now() >= deadline => return Err(timed_out()),
-                Some(Reply::Again | Reply::NotHere) => tokio::time::sleep(BETWEEN_LOOKS).await,
+            let end = Command::PairEnd(ReasonParams { reason: reason.clone() });
+            match self.ask(pair, end, cause.clone(), line).await {
+                Err(failure) if failure.fault == Fault::ClientDetached => {}
+                done => return done,
             }
+            // Nobody has a client socket: this node does it itself, unless one opens meanwhile.
+            match self.end_idle(pair, reason.clone(), cause.clone()).await {
+                Ok(Some(result)) => return Ok(result),
+                // Another ended it first: with the same key, its reply is this one's too.
+                Err(failure) if failure.fault == Fault::Gone && cause.key.is_some() => {}
+                Err(failure) => return Err(failure),
+                Ok(None) => {}
+            }
+            if Instant::now() >= deadline {
+                return Err(timed_out());
+            }
+            tokio::time::sleep(BETWEEN_LOOKS).await;
         }
     }
 
-    async fn end_here(&self, pair: PairId, reason: Option<String>, cause: Cause) -> Result<Value, Failure> {
-        if !self.end_record(pair).await? {
-            return Err(gone());
+    /// Ends a pair that has no client socket; `None` when it has one, or the same key is being carried out.
+    async fn end_idle(
+        self: &Arc<Self>,
+        pair: PairId,
+        reason: Option<String>,
+        cause: Cause,
+    ) -> Result<Option<Value>, Failure> {
+        let Found { record, .. } = self.find_pair(pair).await?;
+        if record.holder.is_some() {
+            return Ok(None);
         }
-        self.raise(pair, EventKind::PairEnded, json!({"reason": ended_because(reason)}), Some(cause)).await?;
-        Ok(json!({}))
+        let key = cause.key.clone();
+        if let Some(key) = &key {
+            match self.begin(pair, key, "pair.end").await? {
+                None => {}
+                Some(Reply::Done(result)) => return Ok(Some(result)),
+                Some(Reply::Failed(failure)) => return Err(failure),
+                Some(Reply::Again | Reply::NotHere) => return Ok(None),
+            }
+        }
+        let outcome = match self.end_record(pair, record.fence).await {
+            Ok(true) => {
+                let data = json!({"reason": ended_because(reason)});
+                self.raise(pair, EventKind::PairEnded, data, Some(cause)).await?;
+                Reply::Done(json!({}))
+            }
+            Ok(false) => Reply::NotHere,
+            Err(failure) => Reply::Failed(failure),
+        };
+        if let Some(key) = &key {
+            self.settle(pair, key, "pair.end", &outcome).await;
+        }
+        match outcome {
+            Reply::Done(result) => Ok(Some(result)),
+            Reply::Failed(failure) => Err(failure),
+            Reply::Again | Reply::NotHere => Ok(None),
+        }
     }
 
     /// Signs a ticket for one side of a pair; `ttl` is in seconds.

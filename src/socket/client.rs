@@ -286,17 +286,12 @@ impl Client {
     async fn end(
         mut self,
         ending: Ending,
-        mut mailbox: tokio::sync::mpsc::Receiver<Box<ClientMail>>,
+        mailbox: tokio::sync::mpsc::Receiver<Box<ClientMail>>,
         wire: Option<(&mut Reader, &mut Writer)>,
     ) {
         self.node.hub.unregister(self.pair, self.fence);
         self.node.hub.exit(&self.room, &self.outbox);
-        mailbox.close();
-        while let Ok(mail) = mailbox.try_recv() {
-            if let ClientMail::Command { reply, .. } | ClientMail::Yield { reply, .. } = *mail {
-                self.node.reply(reply, Reply::NotHere);
-            }
-        }
+        self.node.return_mail(mailbox);
         let (closing, by, order, pair_ends, yielding) = match ending {
             Ending::Peer(closing) => (closing, "client", None, None, None),
             Ending::Gone => {
@@ -333,13 +328,10 @@ impl Client {
             "frames_out": level.taken_frames, "bytes_out": level.taken_bytes,
             "seconds": self.since.elapsed().as_millis() as f64 / 1_000.0,
         });
-        let (mine, ended) = match &pair_ends {
-            Some(_) => {
-                let ended = self.node.end_record(self.pair).await.unwrap_or(true);
-                (ended, ended)
-            }
-            None => (self.node.let_go(self.pair, self.fence, &self.facts).await, false),
-        };
+        let mine = self.node.let_go(self.pair, self.fence, &self.facts).await;
+        // A newer socket may have come between: then it is the one to be ended, and whoever asked is sent there.
+        let ended = pair_ends.is_some() && mine && self.node.end_record(self.pair, self.fence).await.unwrap_or(false);
+        let sent_on = pair_ends.is_some() && !ended;
         // Who could not release it was replaced, or taken for dead: then somebody may have told it already.
         if mine || self.node.closed_is_mine_to_tell(self.pair, self.fence).await {
             self.story.raise(EventKind::ClientClosed, data, cause.clone());
@@ -354,8 +346,8 @@ impl Client {
         }
         self.story.finish(Instant::now() + LAST_WORDS).await;
         if let Some((_, reply)) = order {
-            self.node
-                .reply(reply, Reply::Done(json!({"epoch": self.fence.epoch, "code": closing.code, "clean": clean})));
+            let result = json!({"epoch": self.fence.epoch, "code": closing.code, "clean": clean});
+            self.node.reply(reply, if sent_on { Reply::NotHere } else { Reply::Done(result) });
         }
         if let Some((reader, writer)) = wire {
             let longest = if clean { Duration::from_millis(500) } else { farewell::LONGEST };
