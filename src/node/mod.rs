@@ -6,6 +6,7 @@
 
 mod ask;
 mod drain;
+mod endings;
 mod feed;
 mod inbound;
 mod interest;
@@ -32,8 +33,9 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub use ask::Line;
 pub use drain::DrainPlan;
+pub use endings::ended_because;
 pub use feed::{Feed, FeedItem};
-pub use pairs::{Facts, Found, NewPair, Opened, ended_because};
+pub use pairs::{Facts, Found, NewPair, Opened};
 pub use story::Story;
 
 use crate::{
