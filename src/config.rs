@@ -255,6 +255,8 @@ impl Config {
             },
             pong: Duration::from_secs(args.pong_seconds),
             drain: Duration::from_secs(args.drain_seconds),
+            // Nobody balances a development server: it ends at once.
+            farewell: if dev { Duration::ZERO } else { Duration::from_secs(args.drain_seconds) / 5 },
             ticket_keys: TicketKeys::new(secrets.iter().map(Vec::as_slice)),
             ticket_ttl: if dev { ALL_DAY } else { Duration::from_secs(args.ticket_seconds) },
         };

@@ -39,6 +39,7 @@ impl Node {
     /// ended by themselves.
     pub async fn drain(self: &Arc<Self>) -> bool {
         let deadline = Instant::now() + self.settings.drain;
+        let answering = Instant::now() + self.settings.farewell;
         tracing::info!(clients = self.hub.client_count(), "draining");
         let data = json!({
             "deadline": time_text(SystemTime::now() + self.settings.drain),
@@ -49,6 +50,7 @@ impl Node {
         self.sockets.close();
         let all_closed = timeout_at(deadline - self.settings.drain / 10, self.sockets.wait()).await.is_ok();
         self.sign_off().await;
+        tokio::time::sleep_until(answering).await;
         self.stopped.cancel();
         self.tasks.close();
         let all_ended = timeout_at(deadline, self.tasks.wait()).await.is_ok();

@@ -70,6 +70,8 @@ pub struct NodeSettings {
     pub pong: Duration,
     /// How long a drain may take.
     pub drain: Duration,
+    /// How long a draining node still answers at least, so that load balancers see it unready before it is gone.
+    pub farewell: Duration,
     /// What signs and verifies tickets.
     pub ticket_keys: TicketKeys,
     /// How long a ticket lives, unless its maker says so.
