@@ -29,7 +29,7 @@
 //! once need not be encoded again, and so that control frames go where we put them.
 //!
 //! # The three flows
-//! **A frame.** On the sender's node: `socket::client` reads it → `Client::take_frames` joins it with what else has
+//! **A frame.** On the sender's node: `socket::client` reads it → `Client::hear` joins it with what else has
 //! arrived → [`Node::publish`](node::Node::publish) → `Room::fan_out` into the outboxes of members here, and one
 //! publish for all other nodes. There: `node::inbound` → `Room::fan_out` → outbox → `socket::write` → wire.
 //!

@@ -17,7 +17,7 @@ use super::{
     heartbeat::{Beat, Heartbeat},
     pace::Pace,
     pipe::{Inflow, LagWatch, Refusals, TOO_BIG},
-    read::{Incoming, Reader},
+    read::Reader,
     write::{Disconnected, Flushed, Writer},
 };
 use crate::{
@@ -211,25 +211,6 @@ impl Client {
                 tokio::task::yield_now().await;
             }
         }
-    }
-
-    fn hear(&mut self, incoming: Incoming, reader: &mut Reader, writer: &mut Writer) -> Option<Ending> {
-        match incoming {
-            Incoming::Frame(kind, payload) => {
-                self.heart.heard();
-                return self.take_frames((kind, payload), reader, writer);
-            }
-            Incoming::Ping(payload) => {
-                self.heart.heard();
-                writer.pong(&payload);
-                self.writing = true;
-            }
-            Incoming::Pong(payload) => self.ponged(&payload),
-            Incoming::Close(closing) => return Some(Ending::Peer(closing)),
-            Incoming::Broken(code) => return Some(self.broken(code)),
-            Incoming::Gone => return Some(Ending::Gone),
-        }
-        None
     }
 
     /// The peer broke the rules.

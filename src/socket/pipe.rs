@@ -2,7 +2,6 @@
 
 use std::collections::VecDeque;
 
-use bytes::Bytes;
 use serde_json::json;
 use tokio::time::{Duration, Instant};
 
@@ -13,7 +12,7 @@ use super::{
 };
 use crate::{
     hub::Dropped,
-    protocol::{CloseCode, EventKind, FrameKind, PausePolicy, Run, RunBuilder, Violations},
+    protocol::{CloseCode, EventKind, PausePolicy, Run, RunBuilder, Violations},
 };
 
 /// Frames that arrive together travel together, up to this many bytes.
@@ -99,15 +98,14 @@ impl Client {
         !held && !full && (!self.pace.limited() || self.pace.wait().is_none())
     }
 
-    /// Flow 1 begins: a frame, and those that have arrived with it, go to the room as one run.
-    pub(super) fn take_frames(
-        &mut self,
-        first: (FrameKind, Bytes),
-        reader: &mut Reader,
-        writer: &mut Writer,
-    ) -> Option<Ending> {
+    /// Hears what the client says, and what has arrived with it. Flow 1 begins: its frames go to the room as one run.
+    pub(super) fn hear(&mut self, first: Incoming, reader: &mut Reader, writer: &mut Writer) -> Option<Ending> {
         let mut batch = RunBuilder::default();
-        let (mut next, mut ending) = (Some(Incoming::Frame(first.0, first.1)), None);
+        let (mut next, mut ending) = (Some(first), None);
+        // A pong tells the round trip before it counts as a sound.
+        if !matches!(next, Some(Incoming::Pong(_))) {
+            self.heart.heard();
+        }
         while let Some(incoming) = next {
             match incoming {
                 Incoming::Frame(kind, payload) if self.facts.format.carries(kind) => {
@@ -130,9 +128,7 @@ impl Client {
                 }
                 Incoming::Pong(payload) => self.ponged(&payload),
                 Incoming::Close(closing) => ending = Some(Ending::Peer(closing)),
-                Incoming::Broken(code) => {
-                    ending = Some(self.broken(code));
-                }
+                Incoming::Broken(code) => ending = Some(self.broken(code)),
                 Incoming::Gone => ending = Some(Ending::Gone),
             }
             if ending.is_some() || batch.len() >= BATCH || !self.may_read() {
