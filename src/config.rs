@@ -123,6 +123,9 @@ pub struct ServeArgs {
     /// Seconds that a command waits for its reply
     #[arg(long, env = "SIBLING_COMMAND_TIMEOUT_SECONDS", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=300), value_name = "SECONDS")]
     pub command_timeout_seconds: u64,
+    /// Seconds that a command's key is remembered
+    #[arg(long, env = "SIBLING_KEY_SECONDS", default_value_t = 600, value_parser = clap::value_parser!(u64).range(1..=86400), value_name = "SECONDS")]
+    pub key_seconds: u64,
     /// Seconds of silence after which a node is taken for dead
     #[arg(long, env = "SIBLING_NODE_LEASE_SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=300), value_name = "SECONDS")]
     pub node_lease_seconds: u64,
@@ -231,6 +234,7 @@ impl Config {
         let node = NodeSettings {
             lease: Duration::from_secs(args.node_lease_seconds),
             command_timeout: Duration::from_secs(args.command_timeout_seconds),
+            key_memory: Duration::from_secs(args.key_seconds),
             keep: Keep {
                 events: args.history_events,
                 age: Duration::from_secs(args.history_seconds),

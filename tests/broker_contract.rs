@@ -8,8 +8,8 @@ use std::{
 use bytes::Bytes;
 use sibling_sockets::{
     broker::{
-        BrokerError, Delivery, Keep, Link,
-        conformance::{self, Nodes, all_of, assert_chain, next, until},
+        BrokerError, Delivery, Draft, Keep, Link,
+        conformance::{self, Nodes, all_of, append_one, assert_chain, next, until},
         memory::Memory,
         redis,
     },
@@ -154,6 +154,7 @@ contract! {
     histories_are_trimmed
     heads_of_many
     histories_outlive_their_record
+    appending_is_fenced
     records_are_made_once
     a_key_begins_once
     lost_records_are_restored
@@ -161,7 +162,8 @@ contract! {
     facts_are_fenced
     one_releaser_wins
     one_ender_wins
-    only_the_idle_end_as_idle
+    only_who_holds_it_ends_it
+    keepers_follow
     groups_have_members_in_order
     one_charter_wins
     holdings_follow
@@ -194,7 +196,7 @@ mod redis_fails {
     async fn insist(link: &Link, topic: &Topic, payload: u64) -> Position {
         let (nonce, end) = (rand::random(), Instant::now() + Duration::from_secs(30));
         loop {
-            match link.broker.append(topic, nonce, number(payload), &ALL).await {
+            match append_one(&*link.broker, topic, Draft { nonce, payload: number(payload) }, &ALL).await {
                 Ok(position) => return position,
                 Err(error) => assert!(Instant::now() < end, "{error:?}"),
             }
@@ -300,7 +302,7 @@ mod redis_fails {
         for n in 0..3u64 {
             cluster.server.ask(&["CLIENT", "PAUSE", "2300", "ALL"]);
             let nonce = rand::random();
-            while let Err(error) = a.broker.append(&topic, nonce, number(n), &ALL).await {
+            while let Err(error) = append_one(&*a.broker, &topic, Draft { nonce, payload: number(n) }, &ALL).await {
                 assert!(matches!(error, BrokerError::Unavailable(_)));
                 retries += 1;
             }
@@ -334,7 +336,10 @@ mod redis_fails {
         b.broker.subscribe(&topic).await.unwrap();
         for n in 1..=3 {
             cluster.server.ask(&["SCRIPT", "FLUSH"]);
-            assert_eq!(a.broker.append(&topic, n, number(n), &ALL).await.unwrap().offset, n);
+            assert_eq!(
+                append_one(&*a.broker, &topic, Draft { nonce: n, payload: number(n) }, &ALL).await.unwrap().offset,
+                n
+            );
             assert!(matches!(next(b).await, Delivery::Entry(_, entry) if entry.position.offset == n));
             cluster.server.ask(&["SCRIPT", "FLUSH"]);
             let topics = vec![topic.clone(); 10];
@@ -496,20 +501,22 @@ mod redis_fails {
         let (held, idle, nobodys) = (PairId::fresh(), PairId::fresh(), PairId::fresh());
         let ttl =
             |pair: PairId, kind: &str| ask(&["PTTL", &format!("mine:{{{pair}}}:{kind}")]).parse::<i64>().unwrap();
-        let minute = Duration::from_secs(60);
+        let (minute, node) = (Duration::from_secs(60), NodeId::fresh());
+        let keep = Keep { events: 1, age: Duration::from_secs(90), most: 9 };
         for pair in [held, idle] {
-            link.registry.create(pair, number(1), minute).await.unwrap();
-            link.registry.claim(pair, NodeId::fresh(), 7).await.unwrap();
+            link.registry.create(pair, number(1), node, minute, keep.age).await.unwrap();
+            assert!((90_001..=150_000).contains(&ttl(pair, "pair")));
+            link.registry.claim(pair, node, 7).await.unwrap();
         }
         let fence = Fence { epoch: 1, nonce: 7 };
-        assert!(link.registry.release(idle, fence, minute, minute).await.unwrap());
-        let keep = Keep { events: 1, age: Duration::from_secs(90), most: 9 };
+        link.registry.release(idle, fence, node, minute, &[], &keep).await.unwrap();
         for pair in [held, idle, nobodys] {
-            link.broker.append(&pair.into(), 1, number(1), &keep).await.unwrap();
+            let draft = Draft { nonce: 1, payload: number(1) };
+            append_one(&*link.broker, &pair.into(), draft, &keep).await.unwrap();
         }
         assert_eq!((ttl(held, "pair"), ttl(held, "log")), (-1, -1));
-        assert!((1..=60_000).contains(&ttl(idle, "pair")));
-        assert!((90_001..=150_000).contains(&ttl(idle, "log")), "a first entry after the release has an end, too");
+        assert!((90_001..=150_000).contains(&ttl(idle, "pair")));
+        assert!((150_001..=240_000).contains(&ttl(idle, "log")), "a first entry after the release has an end, too");
         assert!((60_001..=90_000).contains(&ttl(nobodys, "log")));
         // Entries of a list that stand for nothing (any more) are not answered for, and do not hide the others.
         let node = NodeId::fresh();
@@ -521,8 +528,9 @@ mod redis_fails {
         link.registry.claim(idle, node, 1_000_000).await.unwrap();
         assert_eq!(link.registry.holdings(node, 10).await.unwrap().pairs, [idle]);
         assert_eq!(link.registry.holdings(node, 10).await.unwrap().members, []);
-        assert!(link.registry.end(held, None, minute).await.unwrap().is_some());
-        assert!((1..=60_000).contains(&ttl(held, "log")));
+        let holder = link.registry.look_up(held).await.unwrap().unwrap().holder;
+        link.registry.end(held, fence, holder, &[], &keep).await.unwrap();
+        assert!((1..=90_000).contains(&ttl(held, "log")));
         let keys = ask(&["KEYS", "*"]);
         assert!(keys.lines().all(|key| key.starts_with("mine:{")), "{keys}");
         stop.cancel();

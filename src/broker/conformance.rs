@@ -18,19 +18,20 @@ use tokio::time::{Instant, sleep, timeout};
 pub use self::{
     groups::{groups_have_members_in_order, holdings_follow, nodes_live_expire_and_are_buried, one_charter_wins},
     histories::{
-        a_nonce_is_added_once, concurrent_appenders_make_one_chain, heads_of_many, histories_are_trimmed,
-        histories_outlive_their_record, live_and_kept_are_the_same, pages_tell_where_they_stand,
+        a_nonce_is_added_once, appending_is_fenced, concurrent_appenders_make_one_chain, heads_of_many,
+        histories_are_trimmed, histories_outlive_their_record, live_and_kept_are_the_same,
+        pages_tell_where_they_stand,
     },
     live::{
         nothing_is_missed_after_subscribe, only_what_was_subscribed, payloads_are_bytes, published_in_order_to_all,
         the_last_change_of_a_subscription_wins,
     },
     pairs::{
-        a_key_begins_once, claims_count_up, facts_are_fenced, lost_records_are_restored, one_ender_wins,
-        one_releaser_wins, only_the_idle_end_as_idle, records_are_made_once,
+        a_key_begins_once, claims_count_up, facts_are_fenced, keepers_follow, lost_records_are_restored,
+        one_ender_wins, one_releaser_wins, only_who_holds_it_ends_it, records_are_made_once,
     },
 };
-use super::{Broker, Claim, Delivery, Entry, Keep, Link, Record};
+use super::{Broker, BrokerError, Claim, Delivery, Draft, Entry, Keep, Link, Step};
 use crate::protocol::{Fence, NodeId, PairId, Position, Topic};
 
 /// How long anything that must happen may take.
@@ -76,8 +77,25 @@ async fn next_entry(link: &mut Link) -> Entry {
     }
 }
 
+fn draft(payload: Bytes) -> Draft {
+    Draft { nonce: rand::random(), payload }
+}
+
+/// Appends one draft under no fence.
+pub async fn append_one(
+    broker: &dyn Broker,
+    topic: &Topic,
+    draft: Draft,
+    keep: &Keep,
+) -> Result<Position, BrokerError> {
+    match broker.append(topic, None, &[draft], keep).await? {
+        Step::Taken(position) => Ok(position),
+        other => panic!("without a fence nothing is refused: {other:?}"),
+    }
+}
+
 async fn append(link: &Link, topic: &Topic, payload: Bytes, keep: &Keep) -> Position {
-    link.broker.append(topic, rand::random(), payload, keep).await.expect(UP)
+    append_one(&*link.broker, topic, draft(payload), keep).await.expect(UP)
 }
 
 async fn subscribe_all(nodes: &Nodes, topic: &Topic) {
@@ -115,9 +133,21 @@ pub async fn until<F: Future<Output = bool>>(mut question: impl FnMut() -> F, wh
     }
 }
 
-async fn claimed(link: &Link, pair: PairId, node: NodeId) -> (Fence, Record) {
+/// A fresh pair's record.
+async fn created(link: &Link, keeper: NodeId) -> PairId {
+    let pair = PairId::fresh();
+    assert!(link.registry.create(pair, number(1), keeper, LONG, LONG).await.expect(UP));
+    pair
+}
+
+async fn claimed(link: &Link, pair: PairId, node: NodeId) -> Fence {
     match link.registry.claim(pair, node, rand::random()).await.expect(UP) {
-        Claim::Won(fence, before) => (fence, before),
+        Claim::Won(fence) => fence,
         other => panic!("not {other:?}"),
     }
+}
+
+/// Releases without a word; whether that was taken.
+async fn released(link: &Link, pair: PairId, fence: Fence, keeper: NodeId) -> bool {
+    link.registry.release(pair, fence, keeper, LONG, &[], &ALL).await.expect(UP) == Step::Taken(())
 }

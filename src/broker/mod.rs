@@ -66,6 +66,30 @@ pub struct Keep {
     pub most: u64,
 }
 
+/// Something to be appended: an entry that has no place yet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Draft {
+    /// Random, and this draft's own: appending it again adds nothing.
+    pub nonce: u64,
+    /// What is to be kept.
+    pub payload: Bytes,
+}
+
+/// The most drafts that one call takes: a retry finds all of them, because a history is searched for the nonces of its
+/// last 32 entries.
+pub const DRAFTS: usize = 16;
+
+/// What came of a step that only the holder of a fence may take.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Step<T> {
+    /// It was taken, now or by the same call before.
+    Taken(T),
+    /// It was not: the record is under another fence, in other hands, or ended.
+    Refused,
+    /// It was not: there is no record (any more).
+    Missing,
+}
+
 /// What arrives from the broker, in order, at the one receiver that a back end gives its node.
 #[derive(Debug, Clone)]
 pub enum Delivery {
@@ -106,13 +130,19 @@ pub trait Broker: Send + Sync + 'static {
     /// Any [`BrokerError`].
     async fn unsubscribe(&self, topic: &Topic) -> Result<(), BrokerError>;
 
-    /// Adds one entry to the topic's history and delivers it live, in one atomic step. `nonce` is random and belongs
-    /// to this entry: appending again with the same nonce (after an [`BrokerError::Unavailable`]) does not add a
-    /// second entry, but returns the position of the first and delivers it again.
+    /// Adds drafts (at most [`DRAFTS`]) to the topic's history and delivers them live, all in one atomic step; with a
+    /// fence `under`, only if that fence holds the topic's pair. Returns the position of the last. A draft that was
+    /// added before (by a call whose answer was lost) is not added again, but delivered again.
     ///
     /// # Errors
-    /// [`BrokerError::Unavailable`]: it may or may not have been added.
-    async fn append(&self, topic: &Topic, nonce: u64, payload: Bytes, keep: &Keep) -> Result<Position, BrokerError>;
+    /// [`BrokerError::Unavailable`]: they may or may not have been added.
+    async fn append(
+        &self,
+        topic: &Topic,
+        under: Option<Fence>,
+        drafts: &[Draft],
+        keep: &Keep,
+    ) -> Result<Step<Position>, BrokerError>;
 
     /// At most `limit` entries after `after`, and what else one look at the history tells.
     ///
@@ -136,6 +166,10 @@ pub struct Record {
     pub fence: Fence,
     /// The node that has the live client socket.
     pub holder: Option<NodeId>,
+    /// While there is none: the node that ends the pair when it waits too long for one.
+    pub keeper: Option<NodeId>,
+    /// Whether anything was appended under this fence: what nobody heard of opening needs no closing.
+    pub heard: bool,
     /// Whether the pair has ended; the record is kept for a while so that late-comers learn of it.
     pub ended: bool,
 }
@@ -143,8 +177,10 @@ pub struct Record {
 /// The outcome of [`Registry::claim`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Claim {
-    /// The claimer now holds the pair under the new fence. The record is as it was before.
-    Won(Fence, Record),
+    /// The claimer now holds the pair under this fence.
+    Won(Fence),
+    /// Somebody holds it: who, and under which fence, says the record.
+    Held(Record),
     /// The pair has ended.
     Ended,
     /// There is no such pair.
@@ -202,47 +238,110 @@ pub struct Peer {
     pub expired: bool,
 }
 
+/// How a node's lease stands when it is renewed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Beat {
+    /// It had not run out.
+    Kept,
+    /// It had run out, or the node was not known. It is renewed; others may have released what the node held.
+    Lapsed,
+    /// The node was declared dead, and others are at releasing all that it holds: it is not renewed before they are
+    /// done.
+    Condemned,
+}
+
 /// Keeps records that one node holds at a time. A node holds what it claimed for as long as its own lease lives, so
 /// that an idle pair costs nothing.
+///
+/// The end of a hold and the events that tell it are one step: exactly one caller takes it, and no crash can come
+/// between.
 #[async_trait]
 pub trait Registry: Send + Sync + 'static {
-    /// Makes a pair's record, without a holder; it vanishes after `ttl` unless it is claimed. False when it exists.
-    async fn create(&self, pair: PairId, facts: Bytes, ttl: Duration) -> Result<bool, BrokerError>;
+    /// Makes a pair's record, without a holder, to be ended by `keeper` after `linger`; the record itself stays for
+    /// `keep` more. False when it exists.
+    async fn create(
+        &self,
+        pair: PairId,
+        facts: Bytes,
+        keeper: NodeId,
+        linger: Duration,
+        keep: Duration,
+    ) -> Result<bool, BrokerError>;
 
-    /// Takes the pair for `node`'s new client socket: the epoch goes up by one, whoever held it before is told by
-    /// the caller. Record and history no longer expire while it is held.
+    /// Takes the pair for `node`'s new client socket, if nobody holds it: the epoch goes up by one. Record and history
+    /// do not expire while it is held. Claiming again with the same nonce gives the same answer.
     async fn claim(&self, pair: PairId, node: NodeId, nonce: u64) -> Result<Claim, BrokerError>;
 
-    /// Writes a record that the broker lost, as held by `node` under `fence`. False when there is a record that says
-    /// otherwise.
-    async fn restore(&self, pair: PairId, node: NodeId, fence: Fence, facts: Bytes) -> Result<bool, BrokerError>;
+    /// Writes a record that the broker lost, as held by `node` under `fence`, and appends the drafts then. Taken also
+    /// when the record says so already.
+    async fn restore(
+        &self,
+        pair: PairId,
+        node: NodeId,
+        fence: Fence,
+        facts: Bytes,
+        drafts: &[Draft],
+        keep: &Keep,
+    ) -> Result<Step<()>, BrokerError>;
 
     /// Replaces the facts if `fence` is still the record's. False when it is not: a newer socket took over.
     async fn revise(&self, pair: PairId, fence: Fence, facts: Bytes) -> Result<bool, BrokerError>;
 
-    /// Gives the pair up if `fence` still holds it; the record stays for `ttl` and its history for `ttl + keep`.
-    /// False when it did not hold it: exactly one releaser of a fence is told true.
-    async fn release(&self, pair: PairId, fence: Fence, ttl: Duration, keep: Duration) -> Result<bool, BrokerError>;
+    /// Gives the pair up if `fence` holds it, and appends the drafts (at most [`DRAFTS`]) that tell it, in one step; if
+    /// nothing was appended under this fence before, there is nothing to tell. The pair is `keeper`'s to end after `linger`; the record stays for `keep.age` more, and its history as long
+    /// again.
+    async fn release(
+        &self,
+        pair: PairId,
+        fence: Fence,
+        keeper: NodeId,
+        linger: Duration,
+        drafts: &[Draft],
+        keep: &Keep,
+    ) -> Result<Step<()>, BrokerError>;
 
-    /// Ends the pair: nobody holds it, it can't be claimed; record and history stay for `keep`. With
-    /// `idle_since: Some(fence)` only when nobody holds it and `fence` was its last. Returns the record as it was
-    /// before; `None` when there was nothing (left) to end. Exactly one ender gets the record.
+    /// Ends the pair if it is under `fence` and held by `holder`, and appends the drafts (at most [`DRAFTS`]) that tell
+    /// it, in one step: then nobody holds it, and it can't be claimed. Record and history stay for `keep.age`.
     async fn end(
         &self,
         pair: PairId,
-        idle_since: Option<Fence>,
+        fence: Fence,
+        holder: Option<NodeId>,
+        drafts: &[Draft],
+        keep: &Keep,
+    ) -> Result<Step<()>, BrokerError>;
+
+    /// Makes `to` the keeper of a pair that waits for a client socket since `fence`, in the place of `from`; returns
+    /// for how long it is still to wait. `None` when it does not wait any more, or `from` does not keep it.
+    async fn adopt(
+        &self,
+        pair: PairId,
+        fence: Fence,
+        [from, to]: [NodeId; 2],
         keep: Duration,
-    ) -> Result<Option<Record>, BrokerError>;
+    ) -> Result<Option<Duration>, BrokerError>;
 
     /// The pair's record.
     async fn look_up(&self, pair: PairId) -> Result<Option<Record>, BrokerError>;
 
-    /// Notes that the pair's command with this key is being carried out. Exactly one of many beginners of a key is told
-    /// [`Begun::First`]; the note is kept for `keep`, unless it is settled.
-    async fn begin(&self, pair: PairId, key: &str, keep: Duration) -> Result<Begun, BrokerError>;
+    /// Notes that the pair's command with this key is being carried out. Of many beginners of a key, those with one
+    /// and the same `token` are told [`Begun::First`]: a beginner whose answer was lost asks again. The note is kept
+    /// for `keep`, unless it is settled.
+    async fn begin(&self, pair: PairId, key: &str, token: u64, keep: Duration) -> Result<Begun, BrokerError>;
 
-    /// Keeps the reply to a command that was begun, for `keep`; or forgets the command, so that it can begin again.
-    async fn settle(&self, pair: PairId, key: &str, reply: Option<Bytes>, keep: Duration) -> Result<(), BrokerError>;
+    /// How a command with this key stands; `None` when none was begun.
+    async fn begun(&self, pair: PairId, key: &str) -> Result<Option<Begun>, BrokerError>;
+
+    /// Keeps the reply to a command that was begun with `token`, for `keep`; or forgets the command, so that it can
+    /// begin again. A note of another beginner stays as it is.
+    async fn settle(
+        &self,
+        pair: PairId,
+        key: &str,
+        token: u64,
+        reply: Option<Bytes>,
+        keep: Duration,
+    ) -> Result<(), BrokerError>;
 
     /// Adds or replaces a member. The charter in force is returned: this caller's if the group was empty.
     async fn join(&self, group: &Group, member: Member, charter: Bytes) -> Result<Bytes, BrokerError>;
@@ -257,17 +356,23 @@ pub trait Registry: Send + Sync + 'static {
     /// At most `limit` members whose id comes after `after`, in the order of ids.
     async fn members(&self, group: &Group, after: Option<&str>, limit: usize) -> Result<Vec<Member>, BrokerError>;
 
-    /// Says that `node` lives, for at least `lease` from now. False when its lease had run out, or it was not known:
-    /// others may have released what it held.
-    async fn beat(&self, node: NodeId, value: Bytes, lease: Duration) -> Result<bool, BrokerError>;
+    /// Says that `node` lives, for at least `lease` from now.
+    async fn beat(&self, node: NodeId, value: Bytes, lease: Duration) -> Result<Beat, BrokerError>;
 
     /// All nodes, expired ones included.
     async fn nodes(&self) -> Result<Vec<Peer>, BrokerError>;
 
-    /// What `node` holds or has in groups, at most `limit` of each.
+    /// Declares a node dead if its lease has run out: it can't be renewed until the node is buried. True when it is
+    /// declared dead, now or before.
+    async fn condemn(&self, node: NodeId) -> Result<bool, BrokerError>;
+
+    /// A node that stops declares itself dead: whatever it still holds is for the others.
+    async fn resign(&self, node: NodeId) -> Result<(), BrokerError>;
+
+    /// What `node` holds, keeps or has in groups, at most `limit` of each.
     async fn holdings(&self, node: NodeId, limit: usize) -> Result<Holdings, BrokerError>;
 
-    /// Forgets a node, when it has stopped or all that it held is released.
+    /// Forgets a node that was declared dead, when all that it held is released: if it comes back, it begins anew.
     async fn bury(&self, node: NodeId) -> Result<(), BrokerError>;
 }
 
@@ -276,6 +381,8 @@ pub trait Registry: Send + Sync + 'static {
 pub struct Holdings {
     /// Pairs that it claimed and did not release.
     pub pairs: Vec<PairId>,
+    /// Pairs that it is the keeper of.
+    pub kept: Vec<PairId>,
     /// Groups and the ids of its members in them.
     pub members: Vec<(Group, String)>,
 }

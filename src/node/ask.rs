@@ -1,27 +1,30 @@
 //! Flow 2, a command: from whoever asks to the actor that has the client socket, and back.
 
 use std::{
+    pin::pin,
     sync::{Arc, atomic::Ordering::Relaxed},
+    task::Poll,
     time::Duration,
 };
 
+use futures_util::poll;
 use serde_json::Value;
 use tokio::{
     sync::oneshot,
-    time::{Instant, sleep, timeout, timeout_at},
+    time::{Instant, sleep, timeout_at},
 };
 
 use super::{ClientMail, Node, ReplyTo};
-use crate::hub::Client;
-use crate::protocol::{Cause, Command, Failure, Fault, Fence, Mail, NodeId, PairId, Reply};
+use crate::protocol::{Cause, Command, Failure, Fault, Mail, NodeId, PairId, Reply};
 
 /// How often a client socket that is just opening or moving house is looked for.
 const LOOKS: u32 = 4;
 /// How long between two looks.
 pub(super) const BETWEEN_LOOKS: Duration = Duration::from_millis(40);
 
-/// How long an older client socket may take to step aside.
-const YIELD: Duration = Duration::from_secs(2);
+/// How long a node waits for a reply before it sends mail again: doubled each time. Mail may be lost, and so may its
+/// reply; who gets the same mail again does nothing twice (see `once`).
+const RESEND: Duration = Duration::from_millis(600);
 
 /// Where a pair's client socket is.
 enum Home {
@@ -54,7 +57,7 @@ impl Node {
             (Err(failure), Some(key)) if absent(&failure) => {
                 let deadline = Instant::now() + self.settings.command_timeout;
                 loop {
-                    match self.recall(pair, &key, name).await {
+                    match self.recall(pair, &key, name).await? {
                         Some(Reply::Done(result)) => return Ok(result),
                         Some(Reply::Failed(first)) => return Err(first),
                         Some(Reply::Again) if Instant::now() < deadline => sleep(BETWEEN_LOOKS).await,
@@ -104,9 +107,14 @@ impl Node {
                     let (number, reply) = self.expect_reply();
                     let ask =
                         Mail::Ask { number, from: self.id, pair, command: command.clone(), cause: cause.clone() };
-                    self.post(node, &ask);
+                    let mut waiting = pin!(self.post_until_answered(node, &ask, number, reply, deadline));
+                    // The first look at it posts it.
+                    let answered = poll!(waiting.as_mut());
                     drop(turn);
-                    self.await_reply(number, reply, deadline).await?
+                    match answered {
+                        Poll::Ready(reply) => reply?,
+                        Poll::Pending => waiting.await?,
+                    }
                 }
             };
             match reply {
@@ -121,29 +129,6 @@ impl Node {
             }
         }
         Err(detached())
-    }
-
-    /// Has another node's older client socket let go, and waits until it delivers nothing any more; a node that does
-    /// not answer is not waited for long. True when it let go, or had nothing to let go.
-    pub(super) async fn ask_to_yield(&self, node: NodeId, pair: PairId, to: Fence) -> bool {
-        let deadline = Instant::now() + YIELD.min(self.settings.command_timeout);
-        let (number, reply) = self.expect_reply();
-        self.post(node, &Mail::Yield { number, from: self.id, pair, to });
-        let answered = self.await_reply(number, reply, deadline).await.is_ok();
-        if !answered {
-            tracing::warn!(%pair, %node, "the older client socket's node did not answer");
-        }
-        answered
-    }
-
-    /// The same for an older client socket of this node.
-    pub(super) async fn have_yield(&self, older: Client<ClientMail>, to: Fence) {
-        let (reply, yielded) = oneshot::channel();
-        let mail = ClientMail::Yield { to, reply: ReplyTo::Here(reply) };
-        // A mailbox that is full closes when its last sender is dropped here: that tells the actor too.
-        if older.mailbox.try_send(Box::new(mail)).is_ok() {
-            drop(timeout(YIELD, yielded).await);
-        }
     }
 
     /// Gives a reply that arrived to whoever waits for it.
@@ -173,17 +158,20 @@ impl Node {
         }
     }
 
-    fn expect_reply(&self) -> (u64, oneshot::Receiver<Reply>) {
+    pub(super) fn expect_reply(&self) -> (u64, oneshot::Receiver<Reply>) {
         let number = self.numbers.fetch_add(1, Relaxed);
         let (sender, receiver) = oneshot::channel();
         self.pending.insert(number, sender);
         (number, receiver)
     }
 
-    async fn await_reply(
+    /// Posts mail, again and again while there is no reply.
+    pub(super) async fn post_until_answered(
         &self,
+        node: NodeId,
+        mail: &Mail,
         number: u64,
-        reply: oneshot::Receiver<Reply>,
+        mut reply: oneshot::Receiver<Reply>,
         deadline: Instant,
     ) -> Result<Reply, Failure> {
         // However the wait ends (an asker may be dropped in the middle), nothing stays behind.
@@ -194,7 +182,16 @@ impl Node {
             }
         }
         let _forget = Forget(self, number);
-        timeout_at(deadline, reply).await.ok().and_then(Result::ok).ok_or_else(timed_out)
+        let mut patience = RESEND;
+        while Instant::now() < deadline {
+            self.post(node, mail);
+            let until = deadline.min(Instant::now() + patience);
+            if let Ok(reply) = timeout_at(until, &mut reply).await {
+                return reply.map_err(|_| timed_out());
+            }
+            patience *= 2;
+        }
+        Err(timed_out())
     }
 }
 

@@ -12,6 +12,7 @@ use super::{Node, time_text};
 use crate::{hub::Heard, protocol::EventKind};
 
 /// How many sockets may be closed in a second when there are many: those who reconnect arrive elsewhere at this pace.
+/// Few are spread over the time that the node answers anyhow.
 const PACE: u32 = 500;
 
 /// When what happens in a drain.
@@ -23,6 +24,8 @@ pub struct DrainPlan {
     pub siblings: Duration,
     /// Siblings whose client socket is here are closed soon after it, or after this.
     pub last: Duration,
+    /// Nobody waits for the reply to a command any longer than this.
+    pub replies: Duration,
 }
 
 impl Node {
@@ -30,9 +33,10 @@ impl Node {
     #[must_use]
     pub fn drain_plan(&self) -> DrainPlan {
         let sockets = u32::try_from(self.hub.client_count()).unwrap_or(u32::MAX);
-        let clients = (Duration::from_secs(1) * sockets / PACE).min(self.settings.drain * 2 / 5);
+        let clients = (Duration::from_secs(1) * sockets / PACE).max(self.settings.farewell);
+        let clients = clients.min(self.settings.drain * 2 / 5);
         let siblings = clients + (self.settings.drain / 10).min(Duration::from_secs(1));
-        DrainPlan { clients, siblings, last: self.settings.drain * 7 / 10 }
+        DrainPlan { clients, siblings, last: self.settings.drain * 7 / 10, replies: self.settings.drain * 4 / 5 }
     }
 
     /// Stops: returns when every task has ended, or at the end of the time that the settings give. True when all
@@ -49,7 +53,10 @@ impl Node {
         self.draining.cancel();
         self.sockets.close();
         let all_closed = timeout_at(deadline - self.settings.drain / 10, self.sockets.wait()).await.is_ok();
-        self.sign_off().await;
+        // Only who has told everything leaves the rest to the others.
+        if timeout_at(deadline - self.settings.drain / 10, self.all_parted()).await.is_ok() {
+            self.sign_off().await;
+        }
         tokio::time::sleep_until(answering).await;
         self.stopped.cancel();
         self.tasks.close();

@@ -8,18 +8,15 @@ use tokio::time::Instant;
 use super::{
     Found, Line, Node,
     ask::{BETWEEN_LOOKS, timed_out},
+    once::Once,
+    story::{RETRY, draft},
 };
-use crate::protocol::{Cause, Command, EventKind, Failure, Fault, Fence, PairId, ReasonParams, Reply};
+use crate::{
+    broker::{BrokerError, Draft, Step},
+    protocol::{Cause, Command, EventKind, Failure, Fault, Fence, PairId, ReasonParams, Reply},
+};
 
 impl Node {
-    /// Marks a pair as ended, if nobody holds it and `fence` was its last: true for exactly one caller.
-    ///
-    /// # Errors
-    /// When the broker can't be reached.
-    pub async fn end_record(&self, pair: PairId, fence: Fence) -> Result<bool, Failure> {
-        Ok(self.registry.end(pair, Some(fence), self.settings.keep.age).await?.is_some())
-    }
-
     /// Ends a pair, with its client socket if it has one.
     ///
     /// # Errors
@@ -64,31 +61,36 @@ impl Node {
         if record.holder.is_some() {
             return Ok(None);
         }
-        let key = cause.key.clone();
-        if let Some(key) = &key {
+        let mut noted = None;
+        if let Some(key) = &cause.key {
             match self.begin(pair, key, "pair.end").await? {
-                None => {}
-                Some(Reply::Done(result)) => return Ok(Some(result)),
-                Some(Reply::Failed(failure)) => return Err(failure),
-                Some(Reply::Again | Reply::NotHere) => return Ok(None),
+                Once::Now(token) => noted = Some((key.clone(), token)),
+                Once::Known(Reply::Done(result)) => return Ok(Some(result)),
+                Once::Known(Reply::Failed(failure)) => return Err(failure),
+                Once::Known(Reply::Again | Reply::NotHere) => return Ok(None),
             }
         }
-        let outcome = match self.end_record(pair, record.fence).await {
-            Ok(true) => {
-                let data = json!({"reason": ended_because(reason)});
-                self.raise(pair, EventKind::PairEnded, data, Some(cause)).await?;
-                Reply::Done(json!({}))
-            }
-            Ok(false) => Reply::NotHere,
-            Err(failure) => Reply::Failed(failure),
+        let told = [draft(EventKind::PairEnded, json!({"reason": ended_because(reason)}), Some(cause))];
+        let outcome = match self.end_surely(pair, record.fence, &told).await {
+            Ok(Step::Taken(())) => Reply::Done(json!({})),
+            Ok(_) => Reply::NotHere,
+            // Whether it has ended is unknown: the key stays, and says so.
+            Err(_) => return Err(timed_out()),
         };
-        if let Some(key) = &key {
-            self.settle(pair, key, "pair.end", &outcome).await;
+        if let Some((key, token)) = noted {
+            self.settle(pair, &key, token, "pair.end", &outcome).await;
         }
-        match outcome {
-            Reply::Done(result) => Ok(Some(result)),
-            Reply::Failed(failure) => Err(failure),
-            Reply::Again | Reply::NotHere => Ok(None),
+        Ok(if let Reply::Done(result) = outcome { Some(result) } else { None })
+    }
+
+    /// Ends a pair that has no client socket, asking again while the answer is lost.
+    async fn end_surely(&self, pair: PairId, fence: Fence, told: &[Draft]) -> Result<Step<()>, BrokerError> {
+        let deadline = Instant::now() + self.settings.command_timeout / 2;
+        loop {
+            match self.registry.end(pair, fence, None, told, &self.settings.keep).await {
+                Err(_) if Instant::now() < deadline => tokio::time::sleep(RETRY).await,
+                step => return step,
+            }
         }
     }
 }

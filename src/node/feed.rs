@@ -143,7 +143,11 @@ impl Feed {
         if let Some(Gap(lost)) = turn.gap {
             let data = json!({ "lost": lost });
             let gap = Event { kind: EventKind::Gap, at: now_text(), data, cause: None };
-            self.due.push_back((Arc::new(gap), before));
+            // A history that begins anew says itself that something is missing before it.
+            let said = turn.entries.first().and_then(|entry| Event::decode(&entry.payload).ok());
+            if lost.is_some() || !said.is_some_and(|event| event.kind == EventKind::Gap) {
+                self.due.push_back((Arc::new(gap), before));
+            }
         }
         for entry in turn.entries {
             match Event::decode(&entry.payload) {

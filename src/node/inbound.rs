@@ -5,11 +5,11 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde_json::json;
 
-use super::{ClientMail, Node, ReplyTo};
+use super::{ClientMail, Node, ReplyTo, ask::busy, asked::Heard as Known};
 use crate::{
     broker::{Deliveries, Delivery, Entry},
     hub::Heard,
-    protocol::{Envelope, Event, EventKind, Mail, NodeId, PairId, RoomName, Topic},
+    protocol::{Envelope, Event, EventKind, Mail, NodeId, PairId, Reply, RoomName, Topic},
 };
 
 /// How the broker does, from the two sides that this node sees of it.
@@ -62,10 +62,19 @@ impl Node {
         match Envelope::read(bytes) {
             Ok(Envelope::Mail(Mail::Ask { number, from, pair, command, cause })) => {
                 let reply = ReplyTo::Node(from, number);
-                self.deliver(pair, ClientMail::Command { command, cause, reply });
+                let heard = match command.changes_nothing() {
+                    true => Known::First,
+                    false => self.asked.hear(from, number, self.settings.command_timeout * 2),
+                };
+                match heard {
+                    Known::First => self.deliver(pair, ClientMail::Command { command, cause, reply }),
+                    Known::Running => {}
+                    Known::Replied(outcome) => self.post(from, &Mail::Reply { number, outcome }),
+                    Known::TooMany => self.reply(reply, Reply::Failed(busy())),
+                }
             }
-            Ok(Envelope::Mail(Mail::Yield { number, from, pair, to })) => {
-                self.deliver(pair, ClientMail::Yield { to, reply: ReplyTo::Node(from, number) });
+            Ok(Envelope::Mail(Mail::Yield { number, from, pair, held })) => {
+                self.deliver(pair, ClientMail::Yield { held, reply: ReplyTo::Node(from, number) });
             }
             Ok(Envelope::Mail(Mail::Reply { number, outcome })) => self.complete(number, outcome),
             Ok(Envelope::Frames { .. }) => tracing::warn!("frames where mail belongs"),

@@ -10,16 +10,13 @@ use std::{
 use parking_lot::Mutex;
 use serde_json::json;
 
-use super::Node;
+use super::{Node, story::draft};
 use crate::protocol::{EventKind, Fence, PairId};
 
 /// How exact the end of a pair is.
 const TICK: Duration = Duration::from_millis(250);
-/// How much longer than its linger a record stays in the registry, so that its end can still be told by this node;
-/// when the node is gone by then, the record vanishes by itself.
-pub(super) const GRACE: Duration = Duration::from_secs(30);
-
-/// The pairs that this node was the last to hold or to make, by the end of their waiting.
+/// The pairs that this node is the keeper of, by the end of their waiting. The registry knows whose they are: another
+/// node adopts them when this one is gone.
 #[derive(Default)]
 pub(super) struct Lingering(Mutex<BinaryHeap<Reverse<Due>>>);
 
@@ -48,14 +45,10 @@ impl Node {
                 () = self.stopped.cancelled() => return,
             }
             while let Some((pair, fence)) = self.lingering.due() {
-                match self.registry.end(pair, Some(fence), self.settings.keep.age).await {
-                    Ok(Some(_)) => {
-                        let data = json!({"reason": "no client socket within its linger"});
-                        if let Err(failure) = self.raise(pair, EventKind::PairEnded, data, None).await {
-                            tracing::warn!(%pair, %failure, "the end of a pair could not be told");
-                        }
-                    }
-                    Ok(None) => {}
+                let data = json!({"reason": "no client socket within its linger"});
+                let told = [draft(EventKind::PairEnded, data, None)];
+                match self.registry.end(pair, fence, None, &told, &self.settings.keep).await {
+                    Ok(_) => {}
                     Err(_) => {
                         // Try again when the broker is back.
                         self.lingering.add(pair, fence, Duration::from_secs(1));

@@ -5,6 +5,7 @@
 //! the one loop that reads what other nodes send. What is local and what is remote enters by the same door.
 
 mod ask;
+mod asked;
 mod drain;
 mod endings;
 mod feed;
@@ -13,14 +14,16 @@ mod interest;
 mod linger;
 mod once;
 mod pairs;
+mod parting;
 mod pulse;
 mod replay;
 mod story;
+mod take;
 
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
     time::{Duration, SystemTime},
 };
@@ -36,7 +39,8 @@ pub use drain::DrainPlan;
 pub use endings::ended_because;
 pub use feed::{Feed, FeedItem};
 pub use pairs::{Facts, Found, NewPair, Opened};
-pub use story::Story;
+pub use parting::{Parted, Parting};
+pub use story::{Story, Told};
 
 use crate::{
     broker::{Broker, BrokerError, Keep, Link, Registry},
@@ -54,6 +58,8 @@ pub struct NodeSettings {
     pub lease: Duration,
     /// How long an asker waits for a reply.
     pub command_timeout: Duration,
+    /// How long a command's key is remembered.
+    pub key_memory: Duration,
     /// How much of a pair's history is kept.
     pub keep: Keep,
     /// How long a pair without a client socket lives, unless it says so itself.
@@ -90,13 +96,15 @@ pub enum ClientMail {
         /// Where the reply goes.
         reply: ReplyTo,
     },
-    /// A newer client socket took over.
+    /// Another client socket wants the place of this one.
     Yield {
-        /// Its fence.
-        to: Fence,
-        /// Told when this one delivers nothing any more.
+        /// This one's fence.
+        held: Fence,
+        /// Told when this one has given the pair up.
         reply: ReplyTo,
     },
+    /// The pair is not this client socket's any more: its node was taken for dead.
+    Disowned,
     /// The broker lost what it knew of this client socket.
     Restore,
 }
@@ -139,6 +147,11 @@ pub struct Node {
     lingering: linger::Lingering,
     /// Frames that the full queue to the broker did not take.
     unpublished: AtomicU64,
+    /// Commands of other nodes that may come again.
+    asked: asked::Asked,
+    /// Events of sockets that are gone, waiting for the broker.
+    parting: AtomicUsize,
+    lease: pulse::Lease,
 }
 
 impl Node {
@@ -170,9 +183,12 @@ impl Node {
             broker_state: parking_lot::Mutex::new(inbound::BrokerState::GOOD),
             lingering: linger::Lingering::default(),
             unpublished: AtomicU64::new(0),
+            asked: asked::Asked::default(),
+            parting: AtomicUsize::new(0),
+            lease: pulse::Lease::default(),
         });
         node.broker.subscribe(&Topic::Node(id)).await?;
-        node.beat().await?;
+        node.first_beat().await?;
         node.spawn("inbound", Arc::clone(&node).read_inbound(link.deliveries));
         node.spawn("pulse", Arc::clone(&node).keep_pulse());
         node.spawn("heads", Arc::clone(&node).watch_heads());
@@ -191,9 +207,14 @@ impl Node {
     }
 
     /// Flow 1, a frame: to the room's members here at once, to those on other nodes through the broker. A lost or
-    /// slow broker never holds a frame back from the members here.
+    /// slow broker never holds a frame back from the members here. A node without its lease says nothing to the others:
+    /// its client sockets may be somebody else's by now.
     pub fn publish(&self, room: &Room, run: &Run, sender: Option<&Arc<Outbox>>) {
         room.fan_out(run, sender);
+        if !self.leased() {
+            self.unpublished.fetch_add(run.frames(), Relaxed);
+            return;
+        }
         let topic = Topic::Room(room.name().clone());
         if self.broker.publish(&topic, Envelope::frames(self.id, run)).is_err() {
             let lost = self.unpublished.fetch_add(run.frames(), Relaxed);
@@ -208,7 +229,10 @@ impl Node {
         match to {
             // An asker that gave up is no error.
             ReplyTo::Here(waiting) => drop(waiting.send(outcome)),
-            ReplyTo::Node(node, number) => self.post(node, &Mail::Reply { number, outcome }),
+            ReplyTo::Node(node, number) => {
+                self.asked.replied(node, number, &outcome);
+                self.post(node, &Mail::Reply { number, outcome });
+            }
             ReplyTo::Keyed(keyed) => self.reply_keyed(*keyed, outcome),
         }
     }

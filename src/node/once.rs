@@ -3,25 +3,27 @@
 //! The node that is about to carry one out notes its key in the registry first, and keeps the reply there after the
 //! effect. A command that was refused before it had any effect is forgotten, so that it can be sent again.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
+use tokio::time::{Instant, sleep};
 
-use super::{ClientMail, Node, ReplyTo};
+use super::{ClientMail, Node, ReplyTo, story::RETRY};
 use crate::{
     broker::Begun,
     hub::Absent,
     protocol::{Failure, Fault, PairId, Reply},
 };
 
-/// How long a key is remembered.
-pub(super) const REMEMBERED: Duration = Duration::from_secs(600);
+/// How often a note is tried to be taken back when the broker fails. It goes by itself in the end.
+const TAKING_BACK: u32 = 40;
 
 /// Where the reply to a command with a key goes, and what it was.
 #[derive(Debug)]
 pub struct Keyed {
     pair: PairId,
     key: String,
+    token: u64,
     command: &'static str,
     to: ReplyTo,
 }
@@ -33,9 +35,12 @@ struct Kept {
     reply: Reply,
 }
 
-/// What a command's key is noted under: apart from the gateway's own notes.
-fn name(key: &str) -> String {
-    format!("key/{key}")
+/// What a command with a key is to do.
+pub(super) enum Once {
+    /// Carry it out, and settle it with this token.
+    Now(u64),
+    /// Say this.
+    Known(Reply),
 }
 
 impl Node {
@@ -48,18 +53,18 @@ impl Node {
                 self.spawn("command with a key", async move {
                     let key = cause.key.clone().unwrap_or_default();
                     match node.begin(pair, &key, command.name()).await {
-                        Ok(None) => {
-                            let keyed = Keyed { pair, key, command: command.name(), to: reply };
+                        Ok(Once::Now(token)) => {
+                            let keyed = Keyed { pair, key, token, command: command.name(), to: reply };
                             let reply = ReplyTo::Keyed(Box::new(keyed));
                             node.hand_over(pair, ClientMail::Command { command, cause, reply });
                         }
-                        Ok(Some(known)) => node.reply(reply, known),
+                        Ok(Once::Known(known)) => node.reply(reply, known),
                         Err(failure) => node.reply(reply, Reply::Failed(failure)),
                     }
                 });
             }
-            // The one that is here is newer than who asks: it would wait for it in turn, and has nothing to give.
-            ClientMail::Yield { to, reply } if self.hub.fence(pair).is_some_and(|here| here.epoch >= to.epoch) => {
+            // Only the very socket that is asked to yield has something to give.
+            ClientMail::Yield { held, reply } if self.hub.fence(pair) != Some(held) => {
                 self.reply(reply, Reply::NotHere);
             }
             mail => self.hand_over(pair, mail),
@@ -77,40 +82,45 @@ impl Node {
         }
     }
 
-    /// Begins a command with a key: `None` when it is to be carried out now, else what there is to say of it.
-    pub(super) async fn begin(&self, pair: PairId, key: &str, command: &str) -> Result<Option<Reply>, Failure> {
-        match self.registry.begin(pair, &name(key), REMEMBERED).await {
-            Ok(Begun::First) => Ok(None),
-            Ok(Begun::Running) => Ok(Some(Reply::Again)),
-            Ok(Begun::Settled(kept)) => match rmp_serde::from_slice::<Kept>(&kept) {
-                Ok(kept) if kept.command == command => Ok(Some(kept.reply)),
-                Ok(kept) => {
-                    let message = format!("key: it was used for {} already: use another", kept.command);
-                    Ok(Some(Reply::Failed(Failure::new(Fault::Conflict, message))))
+    /// Begins a command with a key, unless it was begun before.
+    pub(super) async fn begin(self: &Arc<Self>, pair: PairId, key: &str, command: &str) -> Result<Once, Failure> {
+        let (token, deadline) = (rand::random(), Instant::now() + self.settings.command_timeout / 2);
+        loop {
+            match self.registry.begin(pair, key, token, self.settings.key_memory).await {
+                Ok(Begun::First) => return Ok(Once::Now(token)),
+                Ok(begun) => return said(begun, command).map(Once::Known),
+                Err(_) if Instant::now() < deadline => sleep(RETRY).await,
+                Err(error) => {
+                    // It may have been noted all the same, for a command that nobody carries out.
+                    self.take_back(pair, key, token);
+                    return Err(error.into());
                 }
-                Err(_) => Err(Failure::new(Fault::Internal, "a reply of another version")),
-            },
-            Err(error) => {
-                // If only the answer was lost, the key would stand for a command that nobody carries out.
-                drop(self.registry.settle(pair, &name(key), None, REMEMBERED).await);
-                Err(error.into())
             }
         }
     }
 
-    /// What became of a command with a key, when its pair's client socket is not there (any more) to say.
-    pub(super) async fn recall(&self, pair: PairId, key: &str, command: &str) -> Option<Reply> {
-        match self.begin(pair, key, command).await {
-            Ok(None) | Err(_) => {
-                drop(self.registry.settle(pair, &name(key), None, REMEMBERED).await);
-                None
+    /// Takes a note back that may have been made, when nothing was done under it.
+    fn take_back(self: &Arc<Self>, pair: PairId, key: &str, token: u64) {
+        let (node, key) = (Arc::clone(self), key.to_owned());
+        self.spawn("take back a key", async move {
+            for _ in 0..TAKING_BACK {
+                let settled = node.registry.settle(pair, &key, token, None, node.settings.key_memory).await;
+                if settled.is_ok() || node.stopped.run_until_cancelled(sleep(RETRY)).await.is_none() {
+                    return;
+                }
             }
-            Ok(known) => known,
-        }
+        });
+    }
+
+    /// What became of a command with a key, when its pair's client socket is not there (any more) to say; `None` when
+    /// it was not begun.
+    pub(super) async fn recall(&self, pair: PairId, key: &str, command: &str) -> Result<Option<Reply>, Failure> {
+        let begun = self.registry.begun(pair, key).await?;
+        begun.map(|begun| said(begun, command)).transpose()
     }
 
     /// Keeps the outcome of a command with a key, or forgets it when it had no effect.
-    pub(super) async fn settle(&self, pair: PairId, key: &str, command: &str, outcome: &Reply) {
+    pub(super) async fn settle(&self, pair: PairId, key: &str, token: u64, command: &str, outcome: &Reply) {
         let untouched = match outcome {
             Reply::NotHere | Reply::Again => true,
             Reply::Failed(failure) => failure.fault.retryable(),
@@ -118,10 +128,10 @@ impl Node {
         };
         let kept = Kept { command: command.into(), reply: outcome.clone() };
         let bytes = if untouched { None } else { rmp_serde::to_vec_named(&kept).ok().map(Into::into) };
-        for _ in 0..3 {
-            match self.registry.settle(pair, &name(key), bytes.clone(), REMEMBERED).await {
-                Ok(()) => return,
-                Err(_) => tokio::time::sleep(Duration::from_millis(250)).await,
+        let settle = async || self.registry.settle(pair, key, token, bytes.clone(), self.settings.key_memory).await;
+        for _ in 0..TAKING_BACK {
+            if settle().await.is_ok() || self.stopped.run_until_cancelled(sleep(RETRY)).await.is_none() {
+                return;
             }
         }
         tracing::warn!(%pair, "the reply to a command could not be kept");
@@ -131,8 +141,21 @@ impl Node {
     pub(super) fn reply_keyed(self: &Arc<Self>, keyed: Keyed, outcome: Reply) {
         let node = Arc::clone(self);
         self.spawn("reply with a key", async move {
-            node.settle(keyed.pair, &keyed.key, keyed.command, &outcome).await;
+            node.settle(keyed.pair, &keyed.key, keyed.token, keyed.command, &outcome).await;
             node.reply(keyed.to, outcome);
         });
+    }
+}
+
+/// What is to be said of a command that was begun before.
+fn said(begun: Begun, command: &str) -> Result<Reply, Failure> {
+    let Begun::Settled(kept) = begun else { return Ok(Reply::Again) };
+    match rmp_serde::from_slice::<Kept>(&kept) {
+        Ok(kept) if kept.command == command => Ok(kept.reply),
+        Ok(kept) => {
+            let message = format!("key: it was used for {} already: use another", kept.command);
+            Ok(Reply::Failed(Failure::new(Fault::Conflict, message)))
+        }
+        Err(_) => Err(Failure::new(Fault::Internal, "a reply of another version")),
     }
 }

@@ -10,17 +10,17 @@ use serde_json::{Map, Value, json};
 use tokio::sync::mpsc;
 
 use super::{
-    ClientMail, Node,
+    ClientMail, Node, Parting,
     ask::{gone, not_found},
-    linger::GRACE,
-    no_common_format, now_seconds, time_text,
+    no_common_format, now_seconds,
+    story::lost_draft,
+    time_text,
 };
 use crate::{
-    broker::{Begun, Census, Claim, Group, Member, Record},
+    broker::{BrokerError, Census, Group, Member, Record, Step},
     hub::{Client, Outbox, Room},
     protocol::{
-        EventKind, Failure, Fault, Fence, Format, Grants, PairId, Reply, RoomName, Settings, SiblingId, Side, Ticket,
-        Topic,
+        Failure, Fault, Fence, Format, Grants, PairId, Reply, RoomName, Settings, SiblingId, Side, Ticket, Topic,
     },
 };
 
@@ -115,6 +115,7 @@ impl Node {
     /// # Errors
     /// [`Fault::NoCommonFormat`], or when the broker can't be reached.
     pub async fn create_pair(&self, new: NewPair) -> Result<(PairId, Facts), Failure> {
+        self.must_be_leased()?;
         let census = self.registry.census(&Group::Room(new.room.clone())).await?;
         let linger = new.linger.unwrap_or(self.settings.linger);
         let facts = Facts {
@@ -126,7 +127,7 @@ impl Node {
             settings: self.settings.pipe.clone(),
         };
         let pair = PairId::fresh();
-        self.registry.create(pair, facts.write()?, linger + GRACE).await?;
+        self.registry.create(pair, facts.write()?, self.id, linger, self.settings.keep.age).await?;
         self.lingering.add(pair, Fence::default(), linger);
         Ok((pair, facts))
     }
@@ -151,8 +152,8 @@ impl Node {
         Ok(Found { record, facts })
     }
 
-    /// Takes a pair for a new client socket: an older one is told to let go, the room is entered and listened to.
-    /// When this returns, nothing that is sent to the room from now on is missed.
+    /// Takes a pair for a new client socket: whoever has it lets go first, the room is entered and listened to. When
+    /// this returns, nothing that is sent to the room from now on is missed.
     ///
     /// # Errors
     /// [`Fault::NotFound`], [`Fault::Gone`], [`Fault::NoCommonFormat`], or when the broker can't be reached; then
@@ -166,31 +167,15 @@ impl Node {
         let census = self.registry.census(&Group::Room(facts.room.clone())).await?;
         agree(census.charter.as_deref(), &facts.offers)?;
 
-        let (fence, before) = match self.registry.claim(pair, self.id, rand::random()).await? {
-            Claim::Won(fence, before) => (fence, before),
-            Claim::Ended => return Err(gone()),
-            Claim::Missing => return Err(not_found(pair)),
-        };
-        // Registered first: a still newer socket finds this one here and waits for it to step aside, so that the
-        // sockets of a pair open and close one after the other, whoever waits for whom.
+        let fence = self.take(pair, &facts).await?;
         let (sender, mailbox) = mpsc::channel(MAILBOX);
-        if let Some(older) = self.hub.register(pair, Client { fence, mailbox: sender }) {
-            self.have_yield(older, fence).await;
-        }
-        if let Some(node) = before.holder.filter(|node| *node != self.id)
-            && !self.ask_to_yield(node, pair, fence).await
-            && self.closed_is_mine_to_tell(pair, before.fence).await
-        {
-            // Its node is dead or stopped: it learns of it when it comes back, and says nothing then.
-            self.raise(pair, EventKind::ClientClosed, super::pulse::node_lost(before.fence), None).await.ok();
-        }
+        // An older one that is still here was taken for dead, and does not know it yet: its mailbox closes.
+        drop(self.hub.register(pair, Client { fence, mailbox: sender }));
         let outbox = Arc::new(Outbox::new(facts.settings.queue_bytes, facts.settings.slow));
         let failure = match self.enter(pair, fence, &facts.room, &facts.offers).await {
             Ok(format) => {
                 let room = self.hub.enter(&facts.room, pair, &outbox);
                 facts.format = format;
-                // Whoever claims from here on finds this socket registered and has it yield. Whoever claimed, or
-                // ended the pair, before may have looked too early: then the fence tells.
                 let refused = match self.registry.revise(pair, fence, facts.write()?).await {
                     Ok(true) => return Ok(Opened { pair, fence, facts, subprotocol: None, outbox, room, mailbox }),
                     Ok(false) => {
@@ -206,7 +191,7 @@ impl Node {
         };
         self.hub.unregister(pair, fence);
         self.return_mail(mailbox);
-        self.let_go(pair, fence, &facts).await;
+        drop(self.part(Parting::unheard(pair, fence, facts)));
         Err(failure)
     }
 
@@ -255,48 +240,23 @@ impl Node {
         self.interest.remove(&Topic::Room(room.clone())).await;
     }
 
-    /// Gives a pair up when its client socket is gone; it waits for the next one. False when a newer one has it.
-    pub async fn let_go(&self, pair: PairId, fence: Fence, facts: &Facts) -> bool {
-        let (ttl, keep) = (facts.linger() + GRACE, self.settings.keep.age);
-        for _ in 0..3 {
-            match self.registry.release(pair, fence, ttl, keep).await {
-                Ok(true) => {
-                    self.lingering.add(pair, fence, facts.linger());
-                    return true;
-                }
-                Ok(false) => return false,
-                Err(_) => tokio::time::sleep(Duration::from_millis(250)).await,
-            }
+    /// Has the registry know again what it lost of a client socket: its record, and its place in its room; that events
+    /// may be missing is kept in the new history. False when another has the pair.
+    ///
+    /// # Errors
+    /// When the broker can't be reached.
+    pub async fn restore(&self, pair: PairId, fence: Fence, facts: &Facts) -> Result<bool, BrokerError> {
+        let Ok(bytes) = facts.write() else { return Ok(false) };
+        let drafts = [lost_draft(None)];
+        let keep = &self.settings.keep;
+        if self.registry.restore(pair, self.id, fence, bytes, &drafts, keep).await? != Step::Taken(()) {
+            return Ok(false);
         }
-        tracing::warn!(%pair, "the pair could not be released: it is when this node is buried");
-        true
-    }
-
-    /// Whether this caller, and no other in the cluster, is to tell that the client socket under `fence` is closed;
-    /// asked where a release did not decide it.
-    pub async fn closed_is_mine_to_tell(&self, pair: PairId, fence: Fence) -> bool {
-        // Told twice rather than never.
-        let noted = self.registry.begin(pair, &format!("closed/{fence}"), super::once::REMEMBERED).await;
-        !matches!(noted, Ok(Begun::Running))
-    }
-
-    /// Has the registry know again what it lost of a client socket: its record, and its place in its room. False when
-    /// another has the pair.
-    pub async fn restore(&self, pair: PairId, fence: Fence, facts: &Facts) -> bool {
-        let Ok(bytes) = facts.write() else { return false };
-        match self.registry.restore(pair, self.id, fence, bytes).await {
-            Ok(true) => {
-                let member = self.member(pair, fence);
-                let charter = bytes::Bytes::from_static(facts.format.as_str().as_bytes());
-                if let Err(error) = self.registry.join(&Group::Room(facts.room.clone()), member, charter).await {
-                    tracing::debug!(%pair, error = &error as &dyn std::error::Error, "not in its room again");
-                }
-                true
-            }
-            Ok(false) => false,
-            // The next lapse of the lease tries again.
-            Err(_) => true,
+        if self.hub.fence(pair) == Some(fence) {
+            let charter = bytes::Bytes::from_static(facts.format.as_str().as_bytes());
+            self.registry.join(&Group::Room(facts.room.clone()), self.member(pair, fence), charter).await?;
         }
+        Ok(true)
     }
 
     fn member(&self, pair: PairId, fence: Fence) -> Member {

@@ -1,28 +1,92 @@
 //! The node's pulse: its lease, the burial of nodes that lost theirs, and the look at histories that finds a lost
 //! last event.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
+use futures_util::{FutureExt as _, StreamExt as _, TryFutureExt as _, TryStreamExt as _, future::BoxFuture, stream};
 use serde_json::{Value, json};
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval};
 
-use super::{ClientMail, Facts, Node, ReplyTo};
+use super::{ClientMail, Facts, Node, parting::node_lost};
 use crate::{
-    broker::{BrokerError, Group},
+    broker::{Beat, BrokerError, Group, Step},
     hub::Heard,
-    protocol::{EventKind, Failure, Fence, NodeId, Topic},
+    protocol::{Failure, Fence, NodeId, PairId, Topic},
 };
 
 /// A lost last event is found within this.
 const LOOK: Duration = Duration::from_secs(2);
-/// After its lease had run out, a node checks what it holds at this many beats: others may still be at releasing it.
-const CHECKS: u32 = 3;
-/// How many records of a dead node are released in one go.
+/// How many records of a dead node are looked at in one go.
 const BATCH: usize = 256;
+/// How many of them are worked on at a time.
+const AT_ONCE: usize = 32;
+
+/// Until when this node may be sure that nobody takes it for dead.
+pub(super) struct Lease {
+    begin: Instant,
+    /// In milliseconds since `begin`.
+    until: AtomicU64,
+}
+
+impl Default for Lease {
+    fn default() -> Self {
+        Self { begin: Instant::now(), until: AtomicU64::new(0) }
+    }
+}
+
+/// Since when the broker has answered every beat at once. Only who has seen that for a whole lease can tell a dead node
+/// from a broker that was away: after an outage, all leases have run out.
+#[derive(Default)]
+struct Steady(Option<Instant>);
+
+impl Steady {
+    fn beat(&mut self, sent: Instant, kept: bool, lease: Duration) {
+        if !kept || sent.elapsed() > lease / 4 {
+            self.0 = None;
+        }
+        self.0.get_or_insert_with(Instant::now);
+    }
+
+    fn for_a(&self, lease: Duration) -> bool {
+        self.0.is_some_and(|since| since.elapsed() >= lease)
+    }
+}
+
+/// Does all of it, not too much at a time.
+async fn all<'a>(work: impl Iterator<Item = BoxFuture<'a, Result<(), BrokerError>>>) -> Result<(), BrokerError> {
+    // Gathered first: the work of a portion is small, and its futures are told apart from where they come from.
+    let work: Vec<_> = work.collect();
+    stream::iter(work).buffer_unordered(AT_ONCE).try_collect().await
+}
 
 impl Node {
+    /// Whether this node's lease had not run out, when it was last renewed and until now.
+    pub(super) fn leased(&self) -> bool {
+        (self.lease.begin.elapsed().as_millis() as u64) < self.lease.until.load(Relaxed)
+    }
+
+    /// The lease holds for its time since the beat was sent.
+    fn renewed(&self, sent: Instant) {
+        let until = sent + self.settings.lease - self.lease.begin;
+        self.lease.until.store(until.as_millis() as u64, Relaxed);
+    }
+
+    /// The node becomes known.
+    pub(super) async fn first_beat(&self) -> Result<(), BrokerError> {
+        let sent = Instant::now();
+        self.beat().await?;
+        self.renewed(sent);
+        Ok(())
+    }
+
     /// Renews the node's lease: one command, however many pairs it has.
-    pub(super) async fn beat(&self) -> Result<bool, BrokerError> {
+    async fn beat(&self) -> Result<Beat, BrokerError> {
         self.registry.beat(self.id, self.about.clone(), self.settings.lease).await
     }
 
@@ -46,31 +110,50 @@ impl Node {
     }
 
     pub(super) async fn keep_pulse(self: Arc<Self>) {
-        let mut tick = interval(self.settings.lease / 4);
+        let lease = self.settings.lease;
+        let mut tick = interval(lease / 4);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut checks = 0;
+        let (mut steady, mut condemned) = (Steady::default(), None);
         loop {
             tokio::select! {
                 _ = tick.tick() => {}
                 () = self.stopped.cancelled() => return,
             }
-            match self.beat().await {
-                Ok(kept) => {
-                    self.broker_answers(true);
-                    if !kept {
-                        tracing::warn!("this node's lease had run out: checking what it still holds");
-                        checks = CHECKS;
-                    }
-                    if checks > 0 {
-                        checks -= 1;
-                        self.check_all().await;
-                    }
-                    self.bury_the_dead().await;
-                }
+            let sent = Instant::now();
+            let beat = match self.beat().await {
+                Ok(beat) => beat,
                 Err(error) => {
                     tracing::debug!(error = &error as &dyn std::error::Error, "the lease was not renewed");
                     self.broker_answers(false);
+                    steady = Steady::default();
+                    continue;
                 }
+            };
+            self.broker_answers(true);
+            steady.beat(sent, beat == Beat::Kept, lease);
+            match beat {
+                Beat::Kept if self.leased() => self.renewed(sent),
+                Beat::Kept | Beat::Lapsed => {
+                    condemned = None;
+                    tracing::warn!("this node's lease had run out: checking what it still holds");
+                    if self.check_all().await {
+                        self.renewed(sent);
+                    }
+                }
+                Beat::Condemned => {
+                    let since = *condemned.get_or_insert_with(|| {
+                        tracing::warn!("this node was taken for dead: its client sockets are closed");
+                        Instant::now()
+                    });
+                    self.disown_all();
+                    // Others are at it; unless there are none.
+                    if since.elapsed() >= lease {
+                        self.bury(self.id).await.ok();
+                    }
+                }
+            }
+            if beat == Beat::Kept && steady.for_a(lease) {
+                self.bury_the_dead().await;
             }
         }
     }
@@ -105,58 +188,81 @@ impl Node {
     }
 
     async fn bury(&self, dead: NodeId) -> Result<(), BrokerError> {
+        if !self.registry.condemn(dead).await? {
+            return Ok(());
+        }
         loop {
-            let held = self.registry.holdings(dead, BATCH).await?;
-            if held.pairs.is_empty() && held.members.is_empty() {
+            let mut held = self.registry.holdings(dead, BATCH).await?;
+            if dead == self.id {
+                held.kept.clear();
+            }
+            if held.pairs.is_empty() && held.members.is_empty() && held.kept.is_empty() {
                 break;
             }
-            for (group, id) in held.members {
-                self.registry.leave(&group, &id, dead).await?;
-            }
-            for pair in held.pairs {
-                let Some(record) = self.registry.look_up(pair).await? else { continue };
-                let linger = Facts::read(&record.facts).map_or(self.settings.linger, |facts| facts.linger());
-                let keep = self.settings.keep.age;
-                if record.holder != Some(dead)
-                    || !self.registry.release(pair, record.fence, linger + super::linger::GRACE, keep).await?
-                {
-                    continue;
-                }
-                self.lingering.add(pair, record.fence, linger);
-                if !self.closed_is_mine_to_tell(pair, record.fence).await {
-                    continue;
-                }
-                let data = node_lost(record.fence);
-                if let Err(failure) = self.raise(pair, EventKind::ClientClosed, data, None).await {
-                    tracing::warn!(%pair, %failure, "the loss of a client socket could not be told");
-                }
-            }
+            all(held.members.iter().map(|(group, id)| self.registry.leave(group, id, dead).map_ok(drop).boxed()))
+                .await?;
+            all(held.pairs.iter().map(|pair| self.bury_socket(dead, *pair).boxed())).await?;
+            all(held.kept.iter().map(|pair| self.adopt(dead, *pair).boxed())).await?;
         }
         tracing::info!(node = %dead, "a dead node is buried");
         self.registry.bury(dead).await
     }
 
-    /// This node may have been taken for dead: whatever others released meanwhile is not its own any more.
-    async fn check_all(&self) {
-        for (pair, fence) in self.hub.clients() {
-            match self.registry.look_up(pair).await {
-                // A broker that lost its records has given the pair to nobody else: the pipe stays open.
-                Ok(None) => drop(self.hub.send(pair, ClientMail::Restore)),
-                Ok(Some(record)) if record.fence == fence && record.holder == Some(self.id) => {}
-                Ok(Some(record)) => {
-                    // Released, or taken over: in both cases what comes after this socket is another.
-                    let to = Fence { epoch: record.fence.epoch.max(fence.epoch + 1), nonce: record.fence.nonce };
-                    let (reply, _) = tokio::sync::oneshot::channel();
-                    let mail = ClientMail::Yield { to, reply: ReplyTo::Here(reply) };
-                    if self.hub.send(pair, mail).is_err() {
-                        tracing::debug!(%pair, "it is gone already");
-                    }
-                }
-                Err(_) => return,
-            }
+    /// Releases a pair that a dead node held, and tells how its client socket ended.
+    async fn bury_socket(&self, dead: NodeId, pair: PairId) -> Result<(), BrokerError> {
+        let Some(record) = self.registry.look_up(pair).await?.filter(|record| record.holder == Some(dead)) else {
+            return Ok(());
+        };
+        let linger = Facts::read(&record.facts).map_or(self.settings.linger, |facts| facts.linger());
+        let last = [node_lost(record.fence)];
+        let keep = &self.settings.keep;
+        if self.registry.release(pair, record.fence, self.id, linger, &last, keep).await? == Step::Taken(()) {
+            self.lingering.add(pair, record.fence, linger);
         }
+        Ok(())
+    }
+
+    /// Takes over a pair that waits for a client socket.
+    async fn adopt(&self, dead: NodeId, pair: PairId) -> Result<(), BrokerError> {
+        let Some(record) = self.registry.look_up(pair).await? else { return Ok(()) };
+        let keep = self.settings.keep.age;
+        if let Some(left) = self.registry.adopt(pair, record.fence, [dead, self.id], keep).await? {
+            self.lingering.add(pair, record.fence, left);
+        }
+        Ok(())
+    }
+
+    /// This node may have been taken for dead: whatever others released meanwhile is not its own any more. True when
+    /// all was looked at.
+    async fn check_all(&self) -> bool {
+        let clients = self.hub.clients();
+        let checked = all(clients.iter().map(|(pair, fence)| self.check(*pair, *fence).boxed())).await;
         for pair in self.hub.watched() {
             self.hub.tell(pair, &Heard::Lost);
+        }
+        checked.is_ok()
+    }
+
+    async fn check(&self, pair: PairId, fence: Fence) -> Result<(), BrokerError> {
+        let mail = match self.registry.look_up(pair).await? {
+            // A broker that lost its records has given the pair to nobody else: the pipe stays open.
+            None => ClientMail::Restore,
+            Some(record) if record.fence == fence && record.holder == Some(self.id) => return Ok(()),
+            Some(_) => ClientMail::Disowned,
+        };
+        self.leave_mail(pair, mail);
+        Ok(())
+    }
+
+    fn disown_all(&self) {
+        for (pair, _) in self.hub.clients() {
+            self.leave_mail(pair, ClientMail::Disowned);
+        }
+    }
+
+    fn leave_mail(&self, pair: PairId, mail: ClientMail) {
+        if self.hub.send(pair, mail).is_err() {
+            tracing::debug!(%pair, "it is gone already, or has too much mail");
         }
     }
 
@@ -167,19 +273,19 @@ impl Node {
         }
     }
 
-    /// Leaves the cluster in good order: nobody needs to bury this node.
+    /// Leaves the cluster in good order: what it still keeps is for the others at once, and when there is nothing, they
+    /// need not bury it.
     pub(super) async fn sign_off(&self) {
-        let held = self.registry.holdings(self.id, 1).await;
-        if held.is_ok_and(|held| held.pairs.is_empty() && held.members.is_empty()) {
-            drop(self.registry.bury(self.id).await);
+        let signed_off = async {
+            self.registry.resign(self.id).await?;
+            let held = self.registry.holdings(self.id, 1).await?;
+            if held.pairs.is_empty() && held.members.is_empty() && held.kept.is_empty() {
+                self.registry.bury(self.id).await?;
+            }
+            Ok::<(), BrokerError>(())
+        };
+        if let Err(error) = signed_off.await {
+            tracing::debug!(error = &error as &dyn std::error::Error, "not signed off: the lease will run out");
         }
     }
-}
-
-/// What is told of a client socket whose node can't tell it.
-pub(super) fn node_lost(fence: Fence) -> Value {
-    json!({
-        "epoch": fence.epoch, "code": 1006, "reason": "the node was lost", "clean": false, "by": "node_lost",
-        "frames_in": null, "frames_out": null, "bytes_in": null, "bytes_out": null, "seconds": null,
-    })
 }

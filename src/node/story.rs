@@ -3,42 +3,59 @@
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use futures_util::future::BoxFuture;
-use serde_json::Value;
-use tokio::time::{Instant, sleep, timeout_at};
+use serde_json::{Value, json};
+use tokio::time::sleep;
 
 use super::{Node, ReplyTo, now_text};
 use crate::{
-    broker::BrokerError,
-    protocol::{Cause, Event, EventKind, Failure, PairId, Position, Reply, Topic},
+    broker::{BrokerError, DRAFTS, Draft, Step},
+    protocol::{Cause, Event, EventKind, Fence, PairId, Position, Reply, Topic},
 };
 
-/// How many events may wait for the broker. Beyond, the oldest unwritten one is given up, and counted in the log.
+/// How many events may wait for the broker. Beyond, the oldest that no attempt carries are given up, and a gap with
+/// their number is kept in their place.
 const MOST_WAITING: usize = 256;
-/// How long between two attempts to append the same event.
-const RETRY: Duration = Duration::from_millis(250);
+/// How long between two attempts to append the same events.
+pub(super) const RETRY: Duration = Duration::from_millis(250);
 
+/// An event that waits to be appended, or a number of them that were given up.
 struct Chapter {
-    payload: bytes::Bytes,
     /// The same for every attempt, so that an attempt whose answer was lost adds nothing twice.
-    nonce: u64,
+    draft: Draft,
+    /// How many events were given up here; 0 for one that was not.
+    lost: u64,
     /// Sent when the event stands in the history, or when the first attempt failed: the effect has happened anyhow.
     reply: Option<(ReplyTo, Reply)>,
 }
 
-/// The events of one pair that one actor raises, in order. The actor polls it beside everything else, so that a slow
-/// broker delays no frame.
+/// What an attempt to append showed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Told {
+    /// All is well, or will be.
+    Well,
+    /// Another has the pair: nothing that this one says counts any more.
+    Disowned,
+    /// The broker has no record of the pair: it has lost its data.
+    Forgotten,
+}
+
+/// The events of one client socket that its actor raises, in order. The actor polls it beside everything else, so that
+/// a slow broker delays no frame.
 pub struct Story {
     node: Arc<Node>,
     pair: PairId,
+    fence: Fence,
     waiting: VecDeque<Chapter>,
-    appending: Option<BoxFuture<'static, Result<Position, BrokerError>>>,
+    /// How many of the first are in an attempt, or were in one that may have worked.
+    carried: usize,
+    appending: Option<BoxFuture<'static, Result<Step<Position>, BrokerError>>>,
 }
 
 impl Story {
-    /// The story of a pair; nothing is told yet.
+    /// The story of the client socket under `fence`; nothing is told yet.
     #[must_use]
-    pub fn new(node: &Arc<Node>, pair: PairId) -> Self {
-        Self { node: Arc::clone(node), pair, waiting: VecDeque::new(), appending: None }
+    pub fn new(node: &Arc<Node>, pair: PairId, fence: Fence) -> Self {
+        Self { node: Arc::clone(node), pair, fence, waiting: VecDeque::new(), carried: 0, appending: None }
     }
 
     /// Raises an event.
@@ -52,17 +69,27 @@ impl Story {
     }
 
     fn push(&mut self, kind: EventKind, data: Value, cause: Option<Cause>, reply: Option<(ReplyTo, Reply)>) {
-        let event = Event { kind, at: now_text(), data, cause };
-        let Ok(payload) = event.encode() else { return tracing::error!(?kind, "an event could not be encoded") };
         if self.waiting.len() >= MOST_WAITING {
-            // The first may be on its way already.
-            if let Some(lost) = self.waiting.remove(1) {
-                tracing::warn!(pair = %self.pair, "an event was given up: the broker is away for too long");
-                self.answer(lost.reply);
-            }
+            self.give_one_up();
         }
-        let chapter = Chapter { payload: payload.into(), nonce: rand::random(), reply };
-        self.waiting.push_back(chapter);
+        self.waiting.push_back(Chapter { draft: draft(kind, data, cause), lost: 0, reply });
+    }
+
+    /// Makes room: one more event is only counted, in the gap that stands for those before it.
+    fn give_one_up(&mut self) {
+        let at = self.carried;
+        if self.waiting[at].lost == 0 {
+            tracing::warn!(pair = %self.pair, "events are given up: the broker is away for too long");
+            let first = &mut self.waiting[at];
+            first.lost = 1;
+            let reply = first.reply.take();
+            self.answer(reply);
+        }
+        let next = self.waiting.remove(at + 1);
+        let gap = &mut self.waiting[at];
+        gap.lost += 1;
+        gap.draft = lost_draft(Some(gap.lost));
+        self.answer(next.and_then(|next| next.reply));
     }
 
     /// Whether something waits to be appended: when not, [`Story::proceed`] would wait for ever.
@@ -71,43 +98,57 @@ impl Story {
         !self.waiting.is_empty()
     }
 
-    /// Appends the next event. May be dropped while it waits; nothing is lost or doubled by that.
-    pub async fn proceed(&mut self) {
-        let Some(chapter) = self.waiting.front() else { return std::future::pending().await };
-        let (node, topic) = (Arc::clone(&self.node), Topic::Pair(self.pair));
-        let (nonce, payload) = (chapter.nonce, chapter.payload.clone());
-        let appending = self.appending.get_or_insert_with(|| {
-            Box::pin(async move { node.broker.append(&topic, nonce, payload, &node.settings.keep).await })
-        });
-        let result = appending.await;
+    /// Appends what waits, or a part of it. May be dropped while it waits; nothing is lost or doubled by that.
+    pub async fn proceed(&mut self) -> Told {
+        let appending = match &mut self.appending {
+            Some(appending) => appending,
+            None if self.waiting.is_empty() => return std::future::pending().await,
+            None => {
+                self.carried = self.waiting.len().min(DRAFTS);
+                self.appending.insert(self.attempt(Duration::ZERO))
+            }
+        };
+        let outcome = appending.await;
         self.appending = None;
-        let reply = self.waiting.front_mut().and_then(|chapter| chapter.reply.take());
-        self.answer(reply);
-        match result {
-            Ok(_) => drop(self.waiting.pop_front()),
-            Err(error) => {
-                tracing::debug!(pair = %self.pair, error = &error as &dyn std::error::Error, "an event must wait");
-                let node = Arc::clone(&self.node);
-                let chapter = self.waiting.front().map(|c| (c.nonce, c.payload.clone()));
-                let topic = Topic::Pair(self.pair);
-                self.appending = chapter.map(|(nonce, payload)| -> BoxFuture<'static, _> {
-                    Box::pin(async move {
-                        sleep(RETRY).await;
-                        node.broker.append(&topic, nonce, payload, &node.settings.keep).await
-                    })
-                });
+        match outcome {
+            Ok(Step::Taken(_)) => {
+                self.answer_carried(None);
+                self.waiting.drain(..std::mem::take(&mut self.carried));
+                Told::Well
+            }
+            Ok(Step::Refused) => {
+                // Whoever asked is to ask the one that has the pair.
+                self.answer_carried(Some(&Reply::NotHere));
+                Told::Disowned
+            }
+            missed => {
+                self.answer_carried(None);
+                self.appending = Some(self.attempt(RETRY));
+                if matches!(missed, Ok(Step::Missing)) { Told::Forgotten } else { Told::Well }
             }
         }
     }
 
-    /// Appends everything that waits, at most until `deadline`.
-    pub async fn finish(&mut self, deadline: Instant) {
-        while self.pending() {
-            if timeout_at(deadline, self.proceed()).await.is_err() {
-                tracing::warn!(pair = %self.pair, events = self.waiting.len(), "events were given up at the end");
-                while let Some(chapter) = self.waiting.pop_front() {
-                    self.answer(chapter.reply);
-                }
+    fn attempt(&self, after: Duration) -> BoxFuture<'static, Result<Step<Position>, BrokerError>> {
+        let (node, topic, fence) = (Arc::clone(&self.node), Topic::Pair(self.pair), self.fence);
+        let drafts: Vec<_> = self.waiting.iter().take(self.carried).map(|chapter| chapter.draft.clone()).collect();
+        Box::pin(async move {
+            sleep(after).await;
+            node.broker.append(&topic, Some(fence), &drafts, &node.settings.keep).await
+        })
+    }
+
+    /// The end of the socket: what was not appended is handed on, in order. Who waits for a reply gets it now.
+    pub(super) fn into_rest(mut self) -> Vec<Draft> {
+        self.carried = self.waiting.len();
+        self.answer_carried(None);
+        self.waiting.into_iter().map(|chapter| chapter.draft).collect()
+    }
+
+    fn answer_carried(&mut self, instead: Option<&Reply>) {
+        for chapter in self.waiting.iter_mut().take(self.carried) {
+            if let Some((to, outcome)) = chapter.reply.take() {
+                self.node.reply(to, instead.cloned().unwrap_or(outcome));
             }
         }
     }
@@ -119,25 +160,18 @@ impl Story {
     }
 }
 
-impl Node {
-    /// Raises one event for a pair that has no actor here.
-    ///
-    /// # Errors
-    /// When the broker can't be reached.
-    pub(super) async fn raise(
-        &self,
-        pair: PairId,
-        kind: EventKind,
-        data: Value,
-        cause: Option<Cause>,
-    ) -> Result<Position, Failure> {
-        let payload = Event { kind, at: now_text(), data, cause }.encode()?;
-        let (nonce, topic, payload) = (rand::random(), Topic::Pair(pair), bytes::Bytes::from(payload));
-        let append = || self.broker.append(&topic, nonce, payload.clone(), &self.settings.keep);
-        match append().await {
-            Ok(position) => Ok(position),
-            // The same nonce: if only the answer was lost, this finds the first one.
-            Err(_) => Ok(append().await?),
-        }
-    }
+/// An event that is to be kept.
+pub(super) fn draft(kind: EventKind, data: Value, cause: Option<Cause>) -> Draft {
+    let payload = Event { kind, at: now_text(), data, cause }.encode();
+    // What can't be encoded can't be told: that it is missing can.
+    let payload = payload.unwrap_or_else(|failure| {
+        tracing::error!(?kind, %failure, "an event could not be encoded");
+        Vec::new()
+    });
+    Draft { nonce: rand::random(), payload: payload.into() }
+}
+
+/// What is kept in the place of events that could not be: a gap with their number, where it is known.
+pub(super) fn lost_draft(lost: Option<u64>) -> Draft {
+    draft(EventKind::Gap, json!({ "lost": lost }), None)
 }

@@ -229,6 +229,12 @@ impl Command {
         Ok(((entry.read)(params)?, key))
     }
 
+    /// Whether it only asks: then nothing is done twice when it is carried out twice.
+    #[must_use]
+    pub const fn changes_nothing(&self) -> bool {
+        matches!(self, Self::PairGet | Self::Ping | Self::RoomGet | Self::RoomMembers(_) | Self::Discover)
+    }
+
     /// Its name.
     #[must_use]
     pub const fn name(&self) -> &'static str {

@@ -39,7 +39,7 @@ pub enum Mail {
         /// The result, or why there is none.
         outcome: Reply,
     },
-    /// A newer client socket took over: close yours, if it is older than this.
+    /// Another client socket wants the place of yours: close it, if it is this one.
     Yield {
         /// What the reply is matched by, at the asking node.
         number: u64,
@@ -47,8 +47,8 @@ pub enum Mail {
         from: NodeId,
         /// Whose.
         pair: PairId,
-        /// The newer one's fence.
-        to: Fence,
+        /// Yours.
+        held: Fence,
     },
 }
 
@@ -143,7 +143,7 @@ mod tests {
             Mail::Reply { number: 1, outcome: Reply::Done(json!({"position": 3})) },
             Mail::Reply { number: 2, outcome: Reply::Failed(Failure::new(Fault::Conflict, "no")) },
             Mail::Reply { number: 3, outcome: Reply::NotHere },
-            Mail::Yield { number: 4, from, pair, to: Fence { epoch: 2, nonce: 9 } },
+            Mail::Yield { number: 4, from, pair, held: Fence { epoch: 2, nonce: 9 } },
         ] {
             assert_eq!(Envelope::read(&Envelope::mail(&mail).unwrap()), Ok(Envelope::Mail(mail)));
         }

@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     hub::{Outbox, Room},
-    node::{ClientMail, Facts, Node, Opened, ReplyTo, Story},
+    node::{ClientMail, Facts, Node, Opened, Parted, Parting, ReplyTo, Story, Told, ended_because},
     protocol::{Cause, CloseCode, Closing, EventKind, Fence, PairId, Reply},
 };
 
@@ -48,6 +48,8 @@ pub(super) struct Client {
     /// One of them writes the facts, and whether they have changed since.
     pub(super) saving: bool,
     pub(super) unsaved: bool,
+    /// One of them has the registry told what it lost.
+    pub(super) restoring: bool,
     /// Who waits for a pong, and for which.
     pub(super) pings: Vec<(u64, Instant, ReplyTo)>,
     pub(super) since: Instant,
@@ -64,8 +66,8 @@ pub(super) enum JobDone {
     Saved,
     /// The room that was moved away from is left.
     Left,
-    /// The registry knows this socket again, or knows another.
-    Restored(bool),
+    /// The registry knows this socket again, or knows another; or could not be told.
+    Restored(Option<bool>),
     /// Another room may be entered, or not.
     Entered(super::orders::Entered),
 }
@@ -87,8 +89,10 @@ pub(super) enum Ending {
         /// Whether the pair ends too, and why.
         pair_ends: Option<String>,
     },
-    /// A newer socket has the pair; who asked for the place is told when it is free.
-    Yield(Option<ReplyTo>),
+    /// Another socket wants the place; whoever asked is told when it is free.
+    Yield(ReplyTo),
+    /// The pair is not this socket's any more: its node was taken for dead.
+    Disowned,
 }
 
 impl Ending {
@@ -107,7 +111,7 @@ pub async fn serve_client(
     let Opened { pair, fence, facts, subprotocol, outbox, room, mut mailbox } = opened;
     let every = Duration::from_secs(ping.unwrap_or(facts.settings.ping));
     let mut client = Client {
-        story: Story::new(&node, pair),
+        story: Story::new(&node, pair, fence),
         heart: Heartbeat::new(every, node.settings.pong),
         pace: Pace::new(facts.settings.rate),
         inflow: Inflow::default(),
@@ -116,6 +120,7 @@ pub async fn serve_client(
         jobs: VecDeque::new(),
         saving: false,
         unsaved: false,
+        restoring: false,
         pings: Vec::new(),
         since: Instant::now(),
         writing: true,
@@ -176,15 +181,22 @@ impl Client {
             let turn = tokio::select! {
                 mail = mailbox.recv() => match mail.map(|mail| *mail) {
                     Some(ClientMail::Command { command, cause, reply }) => self.obey(command, cause, reply, writer),
-                    Some(ClientMail::Yield { to, reply }) => self.asked_to_yield(to, reply),
+                    Some(ClientMail::Yield { held, reply }) => self.asked_to_yield(held, reply),
                     Some(ClientMail::Restore) => {
                         self.restore();
                         None
                     }
-                    // A newer socket took the place in the hub.
-                    None => Some(Ending::Yield(None)),
+                    // Without a mailbox: a newer socket took the place in the hub.
+                    Some(ClientMail::Disowned) | None => Some(Ending::Disowned),
                 },
-                () = self.story.proceed(), if self.story.pending() => None,
+                told = self.story.proceed(), if self.story.pending() => match told {
+                    Told::Well => None,
+                    Told::Disowned => Some(Ending::Disowned),
+                    Told::Forgotten => {
+                        self.restore();
+                        None
+                    }
+                },
                 done = next_job(&mut self.jobs), if !self.jobs.is_empty() => self.job_done(done),
                 incoming = reader.next(), if self.may_read() => self.hear(incoming, reader, writer),
                 writable = writer.writable(), if blocked => {
@@ -221,9 +233,9 @@ impl Client {
         Ending::gateway(code)
     }
 
-    fn asked_to_yield(&mut self, to: Fence, reply: ReplyTo) -> Option<Ending> {
-        if to.epoch > self.fence.epoch || to.epoch == self.fence.epoch && to.nonce != self.fence.nonce {
-            return Some(Ending::Yield(Some(reply)));
+    fn asked_to_yield(&mut self, held: Fence, reply: ReplyTo) -> Option<Ending> {
+        if held == self.fence {
+            return Some(Ending::Yield(reply));
         }
         self.node.reply(reply, Reply::NotHere);
         None
@@ -279,7 +291,8 @@ impl Client {
                 (Closing { code: 1006, reason: "the connection broke".into() }, "client", None, None, None)
             }
             Ending::Close { closing, by, order, pair_ends } => (closing, by, order, pair_ends, None),
-            Ending::Yield(reply) => (Closing::new(CloseCode::Replaced), "gateway", None, None, reply),
+            Ending::Yield(reply) => (Closing::new(CloseCode::Replaced), "gateway", None, None, Some(reply)),
+            Ending::Disowned => (why_disowned(&self.node, self.pair, self.fence).await, "gateway", None, None, None),
         };
         // Too slow, or told to leave a jammed pipe: what is queued would only stand before the close frame.
         let outbox = Arc::clone(&self.outbox);
@@ -309,31 +322,35 @@ impl Client {
             "frames_out": level.taken_frames, "bytes_out": level.taken_bytes,
             "seconds": self.since.elapsed().as_millis() as f64 / 1_000.0,
         });
-        let mine = self.node.let_go(self.pair, self.fence, &self.facts).await;
-        // A newer socket may have come between: then it is the one to be ended, and whoever asked is sent there.
-        let ended = pair_ends.is_some() && mine && self.node.end_record(self.pair, self.fence).await.unwrap_or(false);
-        let sent_on = pair_ends.is_some() && !ended;
-        // Who could not release it was replaced, or taken for dead: then somebody may have told it already.
-        if mine || self.node.closed_is_mine_to_tell(self.pair, self.fence).await {
-            self.story.raise(EventKind::ClientClosed, data, cause.clone());
+        let mut parting = Parting::closed(self.story, self.pair, self.fence, self.facts, data, cause.clone());
+        if let Some(reason) = pair_ends.clone() {
+            parting = parting
+                .and_pair_ended(json!({"reason": ended_because(Some(reason).filter(|r| !r.is_empty()))}), cause);
         }
-        if ended {
-            let reason = crate::node::ended_because(pair_ends.filter(|reason| !reason.is_empty()));
-            self.story.raise(EventKind::PairEnded, json!({"reason": reason}), cause);
-        }
+        // It goes on by itself when the broker is away.
+        let parted = tokio::time::timeout(LAST_WORDS, self.node.part(parting)).await;
         if let Some(reply) = yielding {
-            self.story.finish(Instant::now() + Duration::from_millis(500)).await;
             self.node.reply(reply, Reply::Done(json!({})));
         }
-        self.story.finish(Instant::now() + LAST_WORDS).await;
         if let Some((_, reply)) = order {
             let result = json!({"epoch": self.fence.epoch, "code": closing.code, "clean": clean});
-            self.node.reply(reply, if sent_on { Reply::NotHere } else { Reply::Done(result) });
+            // A newer socket may have come between: whoever asked is sent there.
+            let disowned = matches!(parted, Ok(Ok(Parted::Disowned)));
+            self.node.reply(reply, if disowned { Reply::NotHere } else { Reply::Done(result) });
         }
         if let Some((reader, writer)) = wire {
             let longest = if clean { Duration::from_millis(500) } else { farewell::LONGEST };
             farewell::hang_up(reader, writer, queue.filter(|_| by != "client"), longest).await;
         }
+    }
+}
+
+/// What the peer of a disowned socket is told: only who was replaced is not to come back.
+async fn why_disowned(node: &Node, pair: PairId, fence: Fence) -> Closing {
+    match node.find_even_ended(pair).await {
+        Ok(found) if found.record.ended => Closing::new(CloseCode::PairEnded),
+        Ok(found) if found.record.fence.epoch > fence.epoch => Closing::new(CloseCode::Replaced),
+        _ => Closing::because(CloseCode::Restarting, "node was taken for dead: reconnect"),
     }
 }
 

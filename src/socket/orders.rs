@@ -128,8 +128,11 @@ impl Client {
     pub(super) fn job_done(&mut self, done: JobDone) -> Option<Ending> {
         let Entered { room, format, cause, reply } = match done {
             JobDone::Entered(entered) => entered,
-            JobDone::Left | JobDone::Restored(true) => return None,
-            JobDone::Restored(false) => return Some(Ending::Yield(None)),
+            JobDone::Left => return None,
+            JobDone::Restored(known) => {
+                self.restoring = false;
+                return (known == Some(false)).then_some(Ending::Disowned);
+            }
             JobDone::Saved => {
                 self.saving = false;
                 if std::mem::take(&mut self.unsaved) {
@@ -233,10 +236,12 @@ impl Client {
 
     /// Has the registry told what it lost of this socket.
     pub(super) fn restore(&mut self) {
-        let (node, pair, fence, facts) = (self.node.clone(), self.pair, self.fence, self.facts.clone());
-        if self.jobs.len() < MOST_WAITING {
-            self.jobs.push_back(Box::pin(async move { JobDone::Restored(node.restore(pair, fence, &facts).await) }));
+        if std::mem::replace(&mut self.restoring, true) {
+            return;
         }
+        let (node, pair, fence, facts) = (self.node.clone(), self.pair, self.fence, self.facts.clone());
+        // What fails now is tried again when the next event finds the record missing, or the next lease is lost.
+        self.jobs.push_back(Box::pin(async move { JobDone::Restored(node.restore(pair, fence, &facts).await.ok()) }));
     }
 
     /// Has the changed facts written. Changes that come while that is under way are written together after it.

@@ -36,6 +36,8 @@ const IN_FLIGHT: usize = 64;
 
 /// The most events that are told in one go: some 30 KiB.
 const TOLD_TOGETHER: usize = 64;
+/// In a drain, how often a sibling that leaves looks whether its last commands are answered.
+const LAST_REPLIES: Duration = Duration::from_millis(20);
 /// In a drain, how long after its client socket a sibling is closed.
 const LAST_LOOK: Duration = Duration::from_millis(100);
 
@@ -64,6 +66,10 @@ struct Sibling {
     /// Whether the client socket is on this node, as far as the sibling has been told.
     client_here: bool,
     leave_at: Option<Instant>,
+    /// In a drain, when it leaves even if commands are in flight.
+    leave_by: Option<Instant>,
+    /// It leaves: nothing more is read.
+    leaving: bool,
 }
 
 /// Serves a sibling socket until it ends: `upgrade` completes when the handshake has been answered.
@@ -89,6 +95,8 @@ pub async fn serve_sibling(
             in_flight: FuturesUnordered::new(),
             client_here: state["node"] == json!(node.id),
             leave_at: None,
+            leave_by: None,
+            leaving: false,
             node: Arc::clone(&node),
             calls: Calls::new(&node, caller.clone()),
         };
@@ -153,7 +161,7 @@ impl Sibling {
                         self.say(&answer);
                     }
                 }
-                incoming = reader.next(), if room && self.in_flight.len() < IN_FLIGHT => {
+                incoming = reader.next(), if room && !self.leaving && self.in_flight.len() < IN_FLIGHT => {
                     writing = true;
                     match self.hear(incoming, writer) {
                         Ok(()) => {}
@@ -168,8 +176,14 @@ impl Sibling {
                 }
                 () = tokio::task::yield_now(), if writing && !blocked => {}
                 () = alarm.as_mut() => {
-                    if self.leave_at.is_some_and(|at| at <= Instant::now()) {
-                        return Some(Closing::new(CloseCode::Restarting));
+                    let now = Instant::now();
+                    if self.leave_at.is_some_and(|at| at <= now) {
+                        self.leaving = true;
+                        if self.in_flight.is_empty() || self.leave_by.is_some_and(|by| by <= now) {
+                            return Some(Closing::new(CloseCode::Restarting));
+                        }
+                        self.leave_at = Some(now + LAST_REPLIES);
+                        continue;
                     }
                     match self.heart.beat(false) {
                         Beat::Ping(payload) => writer.ping(&payload),
@@ -180,7 +194,9 @@ impl Sibling {
                 () = &mut draining, if self.leave_at.is_none() => {
                     let plan = self.node.drain_plan();
                     // A client socket that goes with this node is heard of first.
-                    self.leave_at = Some(Instant::now() + if self.client_here { plan.last } else { plan.siblings });
+                    let now = Instant::now();
+                    self.leave_at = Some(now + if self.client_here { plan.last } else { plan.siblings });
+                    self.leave_by = Some(now + plan.replies);
                 }
             }
         }

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use tokio::task::JoinSet;
 
-use super::{LONG, Nodes, UP, claimed, number, until};
+use super::{ALL, LONG, Nodes, UP, claimed, created, number, released, until};
 use crate::{
-    broker::{Census, Claim, Group, Member},
+    broker::{Beat, Census, Claim, Group, Member},
     protocol::{NodeId, PairId},
 };
 
@@ -90,29 +90,32 @@ pub async fn holdings_follow(nodes: &mut Nodes) {
         held.members.sort_by(|(_, a), (_, b)| a.cmp(b));
         held
     };
-    let pairs: [PairId; 4] = std::array::from_fn(|_| PairId::fresh());
-    let mut fences = Vec::new();
-    for pair in pairs {
-        a.registry.create(pair, number(0), LONG).await.expect(UP);
-        fences.push(claimed(a, pair, one).await.0);
+    let (mut pairs, mut fences) = (Vec::new(), Vec::new());
+    for _ in 0..4 {
+        let pair = created(a, two).await;
+        fences.push(claimed(a, pair, one).await);
+        pairs.push(pair);
     }
     assert_eq!(holdings(one, 100).await.pairs, pairs);
     assert_eq!(holdings(one, 3).await.pairs.len(), 3);
     assert_eq!(holdings(one, 0).await.pairs.len(), 0);
     assert_eq!(holdings(two, 100).await.pairs, []);
-    // Released (also by another), taken over, ended, taken again by the same node.
-    assert!(b.registry.release(pairs[0], fences[0], LONG, LONG).await.expect(UP));
+    // Released (also by another), taken by another, ended, taken again by the same node.
+    for (n, by) in [(0, two), (1, one), (3, one)] {
+        assert!(released(b, pairs[n], fences[n], by).await);
+    }
     claimed(b, pairs[1], two).await;
-    a.registry.end(pairs[2], None, LONG).await.expect(UP);
-    let (again, _) = claimed(a, pairs[3], one).await;
-    assert!(!a.registry.release(pairs[3], fences[3], LONG, LONG).await.expect(UP));
+    a.registry.end(pairs[2], fences[2], Some(one), &[], &ALL).await.expect(UP);
+    let again = claimed(a, pairs[3], one).await;
+    assert!(!released(a, pairs[3], fences[3], one).await);
     assert_eq!(holdings(one, 100).await.pairs, [pairs[3]]);
     assert_eq!(holdings(two, 100).await.pairs, [pairs[1]]);
-    assert!(a.registry.release(pairs[3], again, LONG, LONG).await.expect(UP));
+    assert!(released(a, pairs[3], again, one).await);
     assert_eq!(holdings(one, 100).await.pairs, []);
     // Claims that fail hold nothing.
     assert_eq!(a.registry.claim(pairs[2], one, 1).await.expect(UP), Claim::Ended);
     assert_eq!(a.registry.claim(PairId::fresh(), one, 1).await.expect(UP), Claim::Missing);
+    assert!(matches!(a.registry.claim(pairs[1], one, 1).await.expect(UP), Claim::Held(_)));
     assert_eq!(holdings(one, 100).await.pairs, []);
 
     let (hall, band) = (Group::Room("hall".parse().expect("well-formed")), Group::Siblings(pairs[0]));
@@ -132,27 +135,49 @@ pub async fn holdings_follow(nodes: &mut Nodes) {
     assert_eq!(holdings(two, 100).await.members, [(hall.clone(), "x".to_owned())]);
 }
 
-/// Nodes are known while they say that they live, then known as expired, then buried.
+/// Nodes are known while they say that they live, then known as expired, then declared dead, then buried.
 pub async fn nodes_live_expire_and_are_buried(nodes: &mut Nodes) {
     let [a, b, _] = nodes;
-    let (one, two) = (NodeId::fresh(), NodeId::fresh());
-    assert!(!a.registry.beat(one, number(1), LONG).await.expect(UP));
-    assert!(a.registry.beat(one, number(2), LONG).await.expect(UP));
-    assert!(!b.registry.beat(two, number(3), Duration::from_millis(30)).await.expect(UP));
+    let (one, two, short) = (NodeId::fresh(), NodeId::fresh(), Duration::from_millis(30));
+    let beat = async |node, n, lease| a.registry.beat(node, number(n), lease).await.expect(UP);
+    let condemn = async |node| b.registry.condemn(node).await.expect(UP);
     let peers = async || b.registry.nodes().await.expect(UP);
-    until(async || peers().await.iter().any(|peer| peer.node == two && peer.expired), "a lease to run out").await;
+    let expires = async |node| {
+        until(async || peers().await.iter().any(|peer| peer.node == node && peer.expired), "a lease to run out")
+            .await;
+    };
+    assert_eq!(beat(one, 1, LONG).await, Beat::Lapsed);
+    assert_eq!(beat(one, 2, LONG).await, Beat::Kept);
+    assert_eq!(beat(two, 3, short).await, Beat::Lapsed);
+    expires(two).await;
     let known: Vec<_> = peers().await.into_iter().map(|peer| (peer.node, peer.value, peer.expired)).collect();
     assert_eq!(known, [(one, number(2), false), (two, number(3), true)]);
-    assert!(!b.registry.beat(two, number(4), LONG).await.expect(UP), "late: others may have acted on that");
-    assert!(b.registry.beat(two, number(4), LONG).await.expect(UP));
+    assert_eq!(beat(two, 4, LONG).await, Beat::Lapsed, "late, and nobody has acted on that");
+    assert_eq!(beat(two, 4, LONG).await, Beat::Kept);
     assert!(peers().await.iter().all(|peer| !peer.expired));
+    assert!(!condemn(two).await, "it lives");
+    assert!(!condemn(NodeId::fresh()).await, "nobody knows it");
 
-    let pair = PairId::fresh();
-    a.registry.create(pair, number(0), LONG).await.expect(UP);
+    assert_eq!(beat(two, 5, short).await, Beat::Kept);
+    expires(two).await;
+    assert!(condemn(two).await);
+    assert!(condemn(two).await, "it stays so");
+    assert_eq!(beat(two, 6, LONG).await, Beat::Condemned);
+    assert!(peers().await.iter().any(|peer| peer.node == two && peer.expired), "and is not renewed");
+
+    b.registry.bury(one).await.expect(UP);
+    assert_eq!(beat(one, 6, LONG).await, Beat::Kept, "who lives is not buried");
+    let (pair, kept) = (created(a, one).await, created(a, two).await);
     claimed(a, pair, two).await;
     a.registry.bury(two).await.expect(UP);
     assert_eq!(peers().await.iter().map(|peer| peer.node).collect::<Vec<_>>(), [one]);
-    assert_eq!(b.registry.holdings(two, 10).await.expect(UP).pairs, []);
-    assert!(!b.registry.beat(two, number(5), LONG).await.expect(UP), "it learns that it was forgotten");
-    a.registry.bury(NodeId::fresh()).await.expect(UP);
+    let held = b.registry.holdings(two, 10).await.expect(UP);
+    assert_eq!((held.pairs, held.kept), (vec![pair], vec![kept]), "what stands is not forgotten with it");
+    assert_eq!(beat(two, 7, LONG).await, Beat::Lapsed, "it learns that it was forgotten, and begins anew");
+    assert_eq!(beat(two, 7, LONG).await, Beat::Kept);
+    b.registry.bury(NodeId::fresh()).await.expect(UP);
+
+    a.registry.resign(two).await.expect(UP);
+    assert_eq!(beat(two, 8, LONG).await, Beat::Condemned, "it said so itself");
+    assert!(condemn(two).await);
 }

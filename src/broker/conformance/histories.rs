@@ -5,10 +5,13 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
-use super::{ALL, LONG, Nodes, UP, all_of, append, assert_chain, next_entry, number, subscribe_all, until};
+use super::{
+    ALL, LONG, Nodes, UP, all_of, append, append_one, as_number, assert_chain, claimed, created, draft, next_entry,
+    number, released, subscribe_all, until,
+};
 use crate::{
-    broker::{Claim, Keep},
-    protocol::{NodeId, PairId, Position, Topic},
+    broker::{DRAFTS, Draft, Keep, Link, Step},
+    protocol::{Fence, NodeId, PairId, Position, Topic},
 };
 
 /// What is delivered live is what a read gives: same position, same predecessor, same payload.
@@ -40,7 +43,7 @@ pub async fn concurrent_appenders_make_one_chain(nodes: &mut Nodes) {
             appenders.spawn(async move {
                 for n in 0..50 {
                     let payload = number(i * 1_000 + j * 100 + n);
-                    broker.append(&topic, rand::random(), payload, &ALL).await.expect(UP);
+                    append_one(&*broker, &topic, draft(payload), &ALL).await.expect(UP);
                 }
             });
         }
@@ -61,23 +64,26 @@ pub async fn a_nonce_is_added_once(nodes: &mut Nodes) {
     let [a, b, c] = nodes;
     let topic = Topic::Pair(PairId::fresh());
     c.broker.subscribe(&topic).await.expect(UP);
+    let add = async |link: &Link, nonce, n| {
+        append_one(&*link.broker, &topic, Draft { nonce, payload: number(n) }, &ALL).await.expect(UP)
+    };
     for nonce in [0, 1, u64::MAX, 1 << 53, (1 << 53) + 1] {
-        let first = a.broker.append(&topic, nonce, number(1), &ALL).await.expect(UP);
+        let first = add(a, nonce, 1).await;
         assert_eq!(first.nonce, nonce);
         let entry = next_entry(c).await;
-        assert_eq!(b.broker.append(&topic, nonce, number(2), &ALL).await.expect(UP), first);
+        assert_eq!(add(b, nonce, 2).await, first);
         assert_eq!(next_entry(c).await, entry, "what was kept is delivered, not what came later");
         // Not even when others have appended since, with nonces that look alike.
         for i in 1..20 {
             append(a, &topic, number(3), &ALL).await;
             let like = nonce ^ (i << 16);
             if i < 4 && ![0, 1, u64::MAX, 1 << 53, (1 << 53) + 1].contains(&like) {
-                b.broker.append(&topic, like, number(4), &ALL).await.expect(UP);
+                add(b, like, 4).await;
                 next_entry(c).await;
             }
             next_entry(c).await;
         }
-        assert_eq!(b.broker.append(&topic, nonce, number(5), &ALL).await.expect(UP), first);
+        assert_eq!(add(b, nonce, 5).await, first);
         assert_eq!(next_entry(c).await, entry);
     }
     let kept = all_of(&*a.broker, &topic).await;
@@ -200,20 +206,57 @@ pub async fn heads_of_many(nodes: &mut Nodes) {
 /// A history goes with its record, but later; a claimed pair keeps both.
 pub async fn histories_outlive_their_record(nodes: &mut Nodes) {
     let [a, b, _] = nodes;
-    let (pair, node) = (PairId::fresh(), NodeId::fresh());
+    let (pair, node, short) = (PairId::fresh(), NodeId::fresh(), Duration::from_millis(50));
     let topic = Topic::Pair(pair);
-    assert!(a.registry.create(pair, number(0), Duration::from_millis(100)).await.expect(UP));
+    assert!(a.registry.create(pair, number(0), node, short, short).await.expect(UP));
     append(a, &topic, number(1), &ALL).await;
-    let Claim::Won(fence, _) = a.registry.claim(pair, node, 1).await.expect(UP) else { panic!("not claimed") };
+    let fence = claimed(a, pair, node).await;
+    b.broker.append(&topic, Some(fence), &[draft(number(2))], &ALL).await.expect(UP);
     sleep(Duration::from_millis(150)).await;
     assert!(b.registry.look_up(pair).await.expect(UP).is_some(), "claimed pairs do not expire");
-    let (ttl, keep) = (Duration::from_millis(100), Duration::from_millis(400));
-    assert!(a.registry.release(pair, fence, ttl, keep).await.expect(UP));
-    append(a, &topic, number(2), &ALL).await;
+    let keep = Keep { age: Duration::from_millis(300), ..ALL };
+    let last = [draft(number(3))];
+    a.registry.release(pair, fence, node, Duration::ZERO, &last, &keep).await.expect(UP);
     until(async || b.registry.look_up(pair).await.expect(UP).is_none(), "the record to expire").await;
-    assert_eq!(all_of(&*b.broker, &topic).await.len(), 2);
+    assert_eq!(all_of(&*b.broker, &topic).await.len(), 3);
     until(async || all_of(&*b.broker, &topic).await.is_empty(), "the history to expire").await;
     assert_eq!(a.broker.heads(std::slice::from_ref(&topic)).await.expect(UP), [Position::START]);
     // A new story begins at the beginning.
     assert_eq!(append(a, &topic, number(1), &ALL).await.offset, 1);
+}
+
+/// Under a fence, only who holds the pair appends; many drafts are one step, and a retry adds what was not added.
+pub async fn appending_is_fenced(nodes: &mut Nodes) {
+    let [a, b, c] = nodes;
+    let node = NodeId::fresh();
+    let pair = created(a, node).await;
+    let topic = Topic::Pair(pair);
+    c.broker.subscribe(&topic).await.expect(UP);
+    let drafts: Vec<_> = (0..DRAFTS as u64).map(|n| draft(number(n))).collect();
+    let append = async |topic: &Topic, fence, drafts: &[Draft]| {
+        b.broker.append(topic, Some(fence), drafts, &ALL).await.expect(UP)
+    };
+    let none = Topic::Pair(PairId::fresh());
+    assert_eq!(append(&none, Fence::default(), &drafts).await, Step::Missing);
+    assert_eq!(append(&topic, Fence::default(), &drafts).await, Step::Refused, "nobody holds it");
+    let old = claimed(a, pair, node).await;
+    assert!(matches!(append(&topic, old, &drafts[..3]).await, Step::Taken(at) if at.offset == 3));
+    assert!(matches!(append(&topic, old, &drafts).await, Step::Taken(at) if at.offset == DRAFTS as u64));
+    assert!(matches!(append(&topic, old, &drafts).await, Step::Taken(at) if at.offset == DRAFTS as u64));
+    let twin = Fence { epoch: old.epoch, nonce: old.nonce ^ 1 };
+    assert_eq!(append(&topic, twin, &drafts[..1]).await, Step::Refused);
+    assert!(released(a, pair, old, node).await);
+    assert_eq!(append(&topic, old, &[draft(number(99))]).await, Step::Refused, "it was given up");
+    let new = claimed(a, pair, node).await;
+    assert_eq!(append(&topic, old, &[draft(number(99))]).await, Step::Refused, "it was taken over");
+    a.registry.end(pair, new, Some(node), &[], &ALL).await.expect(UP);
+    assert_eq!(append(&topic, new, &[draft(number(99))]).await, Step::Refused, "it has ended");
+
+    let kept = all_of(&*a.broker, &topic).await;
+    assert_chain(Position::START, &kept);
+    assert_eq!(kept.iter().map(|entry| as_number(&entry.payload)).collect::<Vec<_>>(), (0..16).collect::<Vec<_>>());
+    let again = |n: usize| kept[..n].iter();
+    for entry in again(3).chain(again(16)).chain(again(16)) {
+        assert_eq!(next_entry(c).await, *entry, "what was there is delivered again");
+    }
 }

@@ -14,8 +14,8 @@ use tokio::task::JoinSet;
 use tokio::time::sleep;
 
 use super::{
-    ALL, LONG, Nodes, UP, all_of, append, as_number, next, next_entry, next_message, number, room, subscribe_all,
-    until,
+    ALL, LONG, Nodes, UP, all_of, append, append_one, as_number, draft, next, next_entry, next_message, number, room,
+    subscribe_all, until,
 };
 use crate::{
     broker::{Delivery, Group, Member},
@@ -70,7 +70,7 @@ pub async fn nothing_is_missed_after_subscribe(nodes: &mut Nodes) {
                     // Counted before it is sent: what is counted later was sent later.
                     let n = sent.fetch_add(1, Ordering::SeqCst);
                     if writer {
-                        broker.append(&topic, rand::random(), number(n), &ALL).await.expect(UP);
+                        append_one(&*broker, &topic, draft(number(n)), &ALL).await.expect(UP);
                     } else {
                         broker.publish(&topic, number(n)).expect(UP);
                         sleep(Duration::from_micros(50)).await;
@@ -152,7 +152,7 @@ pub async fn payloads_are_bytes(nodes: &mut Nodes) {
         assert_eq!(charter, odd);
         assert_eq!(b.registry.members(&group, None, 9).await.expect(UP), vec![member.clone()]);
         assert!(b.registry.leave(&group, "message", member.node).await.expect(UP));
-        if b.registry.create(pair, odd.clone(), LONG).await.expect(UP) {
+        if b.registry.create(pair, odd.clone(), NodeId::fresh(), LONG, LONG).await.expect(UP) {
             assert_eq!(b.registry.look_up(pair).await.expect(UP).map(|record| record.facts), Some(odd));
         }
     }

@@ -118,7 +118,7 @@ mod tests {
     use super::*;
     use crate::{
         broker::{
-            Claim, Group, Keep, Member,
+            Claim, Draft, Group, Keep, Member, Step,
             conformance::{next, until},
         },
         protocol::{PairId, Position},
@@ -190,21 +190,22 @@ mod tests {
         let keep = Keep { events: 9, age: short, most: 9 };
         for n in 0..1_000 {
             let pair = PairId::fresh();
-            link.registry.create(pair, Bytes::new(), short * 100).await.unwrap();
-            let Claim::Won(fence, _) = link.registry.claim(pair, node, n).await.unwrap() else {
-                panic!("not claimed")
-            };
-            let position = link.broker.append(&pair.into(), n, Bytes::new(), &keep).await.unwrap();
-            assert_eq!(position, Position { offset: 1, nonce: n });
+            link.registry.create(pair, Bytes::new(), node, short, short * 100).await.unwrap();
+            let Claim::Won(fence) = link.registry.claim(pair, node, n).await.unwrap() else { panic!("not claimed") };
+            let draft = Draft { nonce: n, payload: Bytes::new() };
+            let appended = link.broker.append(&pair.into(), Some(fence), &[draft], &keep).await.unwrap();
+            assert_eq!(appended, Step::Taken(Position { offset: 1, nonce: n }));
             let group = Group::Siblings(pair);
             let member = Member { id: "sib".into(), node, value: Bytes::new() };
             link.registry.join(&group, member, Bytes::new()).await.unwrap();
             assert!(link.registry.leave(&group, "sib", node).await.unwrap());
-            assert!(link.registry.release(pair, fence, short, short).await.unwrap());
+            assert_eq!(link.registry.release(pair, fence, node, short, &[], &keep).await.unwrap(), Step::Taken(()));
         }
         let nothing = Kept { records: 0, histories: 0, groups: 0 };
         until(async || memory.kept() == nothing, "all of it to be swept").await;
-        assert!(memory.medium.store.lock().holdings.values().all(|held| held.pairs.is_empty()));
+        assert!(
+            memory.medium.store.lock().holdings.values().all(|held| held.pairs.is_empty() && held.kept.is_empty())
+        );
         stop.cancel();
         tasks.close();
         tasks.wait().await;

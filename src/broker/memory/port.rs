@@ -6,10 +6,10 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use parking_lot::Mutex;
 
-use super::{Medium, outlet::Outlet};
+use super::{Medium, outlet::Outlet, store::Store};
 use crate::{
-    broker::{Broker, BrokerError, Delivery, Keep, Page},
-    protocol::{Position, Topic},
+    broker::{Broker, BrokerError, Delivery, Draft, Keep, Page, Step},
+    protocol::{Fence, Position, Topic},
 };
 
 pub(super) struct Port {
@@ -23,6 +23,17 @@ pub(super) struct Port {
 impl Port {
     pub(super) fn new(medium: Arc<Medium>, number: u64, outlet: Outlet) -> Self {
         Self { medium, number, outlet: Arc::new(outlet), topics: Mutex::default() }
+    }
+
+    /// Appends, and delivers before the lock is given back: two appenders' entries arrive in the order in which they
+    /// stand.
+    pub(super) fn tell(&self, store: &mut Store, topic: &Topic, drafts: &[Draft], keep: &Keep) -> Position {
+        let mut last = Position::START;
+        for entry in store.append(topic, drafts, keep) {
+            last = entry.position;
+            self.medium.fan_out(topic, || Delivery::Entry(topic.clone(), entry.clone()));
+        }
+        last
     }
 
     fn detach(&self, topic: &Topic) {
@@ -69,12 +80,22 @@ impl Broker for Port {
         Ok(())
     }
 
-    async fn append(&self, topic: &Topic, nonce: u64, payload: Bytes, keep: &Keep) -> Result<Position, BrokerError> {
-        // Delivered before the lock is given back: two appenders' entries arrive in the order in which they stand.
+    async fn append(
+        &self,
+        topic: &Topic,
+        under: Option<Fence>,
+        drafts: &[Draft],
+        keep: &Keep,
+    ) -> Result<Step<Position>, BrokerError> {
         let mut store = self.medium.store.lock();
-        let entry = store.append(topic, nonce, payload, keep);
-        self.medium.fan_out(topic, || Delivery::Entry(topic.clone(), entry.clone()));
-        Ok(entry.position)
+        if let (Some(fence), Topic::Pair(pair)) = (under, topic) {
+            match store.record(*pair) {
+                None => return Ok(Step::Missing),
+                Some(record) if record.fence == fence && record.holder.is_some() => record.heard = true,
+                Some(_) => return Ok(Step::Refused),
+            }
+        }
+        Ok(Step::Taken(self.tell(&mut store, topic, drafts, keep)))
     }
 
     async fn read(&self, topic: &Topic, after: Position, limit: usize) -> Result<Page, BrokerError> {

@@ -12,17 +12,22 @@ use tokio::time::Instant;
 
 use super::{
     port::Port,
-    store::{Roll, Store, Timed},
+    store::{Command, Held, Known, Roll, Store, Timed},
 };
 use crate::{
-    broker::{Begun, BrokerError, Census, Claim, Group, Holdings, Member, Peer, Record, Registry},
+    broker::{
+        Beat, Begun, BrokerError, Census, Claim, Draft, Group, Holdings, Keep, Member, Peer, Record, Registry, Step,
+    },
     protocol::{Fence, NodeId, PairId, Topic},
 };
 
 impl Store {
-    fn pair_leaves(&mut self, pair: PairId, holder: Option<NodeId>) {
-        if let Some(held) = holder.and_then(|node| self.holdings.get_mut(&node)) {
+    fn pair_leaves(&mut self, pair: PairId, before: &Record) {
+        if let Some(held) = before.holder.and_then(|node| self.holdings.get_mut(&node)) {
             held.pairs.remove(&pair);
+        }
+        if let Some(held) = before.keeper.and_then(|node| self.holdings.get_mut(&node)) {
+            held.kept.remove(&pair);
         }
     }
 
@@ -35,31 +40,29 @@ impl Store {
 
 #[async_trait]
 impl Registry for Port {
-    async fn create(&self, pair: PairId, facts: Bytes, ttl: Duration) -> Result<bool, BrokerError> {
+    async fn create(
+        &self,
+        pair: PairId,
+        facts: Bytes,
+        keeper: NodeId,
+        linger: Duration,
+        keep: Duration,
+    ) -> Result<bool, BrokerError> {
         let mut store = self.medium.store.lock();
         store.expire(2);
         if store.record(pair).is_some() {
             return Ok(false);
         }
-        let record = Record { facts, fence: Fence::default(), holder: None, ended: false };
+        let record =
+            Record { facts, fence: Fence::default(), holder: None, keeper: Some(keeper), heard: false, ended: false };
         match store.records.entry(pair) {
             Entry::Occupied(expired) => expired.into_mut().value = record,
             Entry::Vacant(place) => {
                 place.insert(Timed::new(record));
             }
         }
-        store.keep_record(pair, Some(Instant::now() + ttl));
-        Ok(true)
-    }
-
-    async fn restore(&self, pair: PairId, node: NodeId, fence: Fence, facts: Bytes) -> Result<bool, BrokerError> {
-        let mut store = self.medium.store.lock();
-        if let Some(record) = store.record(pair) {
-            return Ok(record.fence == fence && record.holder == Some(node));
-        }
-        store.records.insert(pair, Timed::new(Record { facts, fence, holder: Some(node), ended: false }));
-        store.holdings.entry(node).or_default().pairs.insert(pair);
-        store.keep_history(&Topic::Pair(pair), None);
+        store.holdings.entry(keeper).or_default().kept.insert(pair);
+        store.keep_record(pair, Some(Instant::now() + linger + keep));
         Ok(true)
     }
 
@@ -69,15 +72,40 @@ impl Registry for Port {
         if record.ended {
             return Ok(Claim::Ended);
         }
+        if let Some(holder) = record.holder {
+            let mine = holder == node && record.fence.nonce == nonce;
+            return Ok(if mine { Claim::Won(record.fence) } else { Claim::Held(record.clone()) });
+        }
         let before = record.clone();
         let fence = Fence { epoch: before.fence.epoch + 1, nonce };
-        record.fence = fence;
-        record.holder = Some(node);
-        store.pair_leaves(pair, before.holder);
+        (record.fence, record.holder, record.keeper, record.heard) = (fence, Some(node), None, false);
+        store.pair_leaves(pair, &before);
         store.holdings.entry(node).or_default().pairs.insert(pair);
         store.keep_record(pair, None);
         store.keep_history(&Topic::Pair(pair), None);
-        Ok(Claim::Won(fence, before))
+        Ok(Claim::Won(fence))
+    }
+
+    async fn restore(
+        &self,
+        pair: PairId,
+        node: NodeId,
+        fence: Fence,
+        facts: Bytes,
+        drafts: &[Draft],
+        keep: &Keep,
+    ) -> Result<Step<()>, BrokerError> {
+        let mut store = self.medium.store.lock();
+        if let Some(record) = store.record(pair) {
+            let mine = record.fence == fence && record.holder == Some(node);
+            return Ok(if mine { Step::Taken(()) } else { Step::Refused });
+        }
+        let record = Record { facts, fence, holder: Some(node), keeper: None, heard: true, ended: false };
+        store.records.insert(pair, Timed::new(record));
+        store.holdings.entry(node).or_default().pairs.insert(pair);
+        store.keep_history(&Topic::Pair(pair), None);
+        self.tell(&mut store, &pair.into(), drafts, keep);
+        Ok(Step::Taken(()))
     }
 
     async fn revise(&self, pair: PairId, fence: Fence, facts: Bytes) -> Result<bool, BrokerError> {
@@ -89,64 +117,128 @@ impl Registry for Port {
         Ok(true)
     }
 
-    async fn release(&self, pair: PairId, fence: Fence, ttl: Duration, keep: Duration) -> Result<bool, BrokerError> {
+    async fn release(
+        &self,
+        pair: PairId,
+        fence: Fence,
+        keeper: NodeId,
+        linger: Duration,
+        drafts: &[Draft],
+        keep: &Keep,
+    ) -> Result<Step<()>, BrokerError> {
         let mut store = self.medium.store.lock();
         store.expire(2);
-        let Some(record) = store.record(pair).filter(|record| record.fence == fence) else { return Ok(false) };
-        let Some(holder) = record.holder.take() else { return Ok(false) };
-        store.pair_leaves(pair, Some(holder));
-        let until = Instant::now() + ttl;
+        let topic = Topic::Pair(pair);
+        let Some(before) = store.record(pair).cloned() else { return Ok(Step::Missing) };
+        if before.fence != fence || before.holder.is_none() {
+            // Given up already, by this very call, whose answer was lost?
+            let again = before.fence == fence && before.keeper == Some(keeper);
+            return Ok(if again { Step::Taken(()) } else { Step::Refused });
+        }
+        if let Some(record) = store.record(pair) {
+            (record.holder, record.keeper) = (None, Some(keeper));
+        }
+        store.pair_leaves(pair, &before);
+        store.holdings.entry(keeper).or_default().kept.insert(pair);
+        if before.heard {
+            self.tell(&mut store, &topic, drafts, keep);
+        }
+        let until = Instant::now() + linger + keep.age;
         store.keep_record(pair, Some(until));
-        store.keep_history(&Topic::Pair(pair), Some(until + keep));
-        Ok(true)
+        store.keep_history(&topic, Some(until + keep.age));
+        Ok(Step::Taken(()))
     }
 
     async fn end(
         &self,
         pair: PairId,
-        idle_since: Option<Fence>,
-        keep: Duration,
-    ) -> Result<Option<Record>, BrokerError> {
+        fence: Fence,
+        holder: Option<NodeId>,
+        drafts: &[Draft],
+        keep: &Keep,
+    ) -> Result<Step<()>, BrokerError> {
         let mut store = self.medium.store.lock();
         store.expire(2);
-        let Some(record) = store.record(pair).filter(|record| !record.ended) else { return Ok(None) };
-        if idle_since.is_some_and(|fence| record.holder.is_some() || record.fence != fence) {
-            return Ok(None);
+        let topic = Topic::Pair(pair);
+        let Some(before) = store.record(pair).cloned() else { return Ok(Step::Missing) };
+        if before.ended || before.fence != fence || before.holder != holder {
+            let again = before.ended && store.has(&topic, drafts);
+            return Ok(if again { Step::Taken(()) } else { Step::Refused });
         }
-        let before = record.clone();
-        record.ended = true;
-        record.holder = None;
-        store.pair_leaves(pair, before.holder);
-        let until = Instant::now() + keep;
+        if let Some(record) = store.record(pair) {
+            (record.ended, record.holder, record.keeper) = (true, None, None);
+        }
+        store.pair_leaves(pair, &before);
+        self.tell(&mut store, &topic, drafts, keep);
+        let until = Instant::now() + keep.age;
         store.keep_record(pair, Some(until));
-        store.keep_history(&Topic::Pair(pair), Some(until));
-        Ok(Some(before))
+        store.keep_history(&topic, Some(until));
+        Ok(Step::Taken(()))
+    }
+
+    async fn adopt(
+        &self,
+        pair: PairId,
+        fence: Fence,
+        [from, to]: [NodeId; 2],
+        keep: Duration,
+    ) -> Result<Option<Duration>, BrokerError> {
+        let mut store = self.medium.store.lock();
+        let Some(record) = store.record(pair).filter(|r| r.fence == fence && r.keeper == Some(from)) else {
+            return Ok(None);
+        };
+        let before = record.clone();
+        record.keeper = Some(to);
+        store.pair_leaves(pair, &before);
+        store.holdings.entry(to).or_default().kept.insert(pair);
+        let until = store.records.get(&pair).and_then(|record| record.until);
+        Ok(until.map(|until| until.saturating_duration_since(Instant::now()).saturating_sub(keep)))
     }
 
     async fn look_up(&self, pair: PairId) -> Result<Option<Record>, BrokerError> {
         Ok(self.medium.store.lock().record(pair).cloned())
     }
 
-    async fn begin(&self, pair: PairId, key: &str, keep: Duration) -> Result<Begun, BrokerError> {
+    async fn begin(&self, pair: PairId, key: &str, token: u64, keep: Duration) -> Result<Begun, BrokerError> {
         let mut store = self.medium.store.lock();
         store.expire(2);
-        let (key, now) = ((pair, key.to_owned()), Instant::now());
-        match store.commands.get(&key).filter(|command| !command.is_over(now)) {
-            Some(command) if command.value.is_empty() => Ok(Begun::Running),
-            Some(command) => Ok(Begun::Settled(command.value.clone())),
+        Ok(match store.command(pair, key) {
+            Some(Command::Running(of)) if of == token => Begun::First,
+            Some(Command::Running(_)) => Begun::Running,
+            Some(Command::Settled(reply)) => Begun::Settled(reply),
             None => {
-                store.keep_command(key, Bytes::new(), now + keep);
-                Ok(Begun::First)
+                let until = Instant::now() + keep;
+                store.keep_command((pair, key.to_owned()), Command::Running(token), until);
+                Begun::First
             }
-        }
+        })
     }
 
-    async fn settle(&self, pair: PairId, key: &str, reply: Option<Bytes>, keep: Duration) -> Result<(), BrokerError> {
+    async fn begun(&self, pair: PairId, key: &str) -> Result<Option<Begun>, BrokerError> {
+        Ok(self.medium.store.lock().command(pair, key).map(|known| match known {
+            Command::Running(_) => Begun::Running,
+            Command::Settled(reply) => Begun::Settled(reply),
+        }))
+    }
+
+    async fn settle(
+        &self,
+        pair: PairId,
+        key: &str,
+        token: u64,
+        reply: Option<Bytes>,
+        keep: Duration,
+    ) -> Result<(), BrokerError> {
         let mut store = self.medium.store.lock();
+        let known = store.command(pair, key);
+        let own = matches!(known, Some(Command::Running(of)) if of == token);
         let key = (pair, key.to_owned());
         match reply {
-            Some(reply) => store.keep_command(key, reply, Instant::now() + keep),
-            None => drop(store.commands.remove(&key)),
+            Some(reply) if own || known.is_none() => {
+                store.keep_command(key, Command::Settled(reply), Instant::now() + keep);
+            }
+            None if own => drop(store.commands.remove(&key)),
+            _ => {}
         }
         Ok(())
     }
@@ -193,35 +285,62 @@ impl Registry for Port {
         Ok(members.map(|(id, (node, value))| Member { id: id.clone(), node: *node, value: value.clone() }).collect())
     }
 
-    async fn beat(&self, node: NodeId, value: Bytes, lease: Duration) -> Result<bool, BrokerError> {
+    async fn beat(&self, node: NodeId, value: Bytes, lease: Duration) -> Result<Beat, BrokerError> {
         let mut store = self.medium.store.lock();
         let now = Instant::now();
-        Ok(store.nodes.insert(node, (value, now + lease)).is_some_and(|(_, until)| until > now))
+        let stands = match store.nodes.get(&node) {
+            Some(Known { until: None, .. }) => return Ok(Beat::Condemned),
+            Some(known) if !known.expired(now) => Beat::Kept,
+            _ => Beat::Lapsed,
+        };
+        store.nodes.insert(node, Known { value, until: Some(now + lease) });
+        Ok(stands)
     }
 
     async fn nodes(&self) -> Result<Vec<Peer>, BrokerError> {
         let now = Instant::now();
         let store = self.medium.store.lock();
-        let peer = |(node, (value, until)): (&NodeId, &(Bytes, Instant))| Peer {
+        let peer = |(node, known): (&NodeId, &Known)| Peer {
             node: *node,
-            value: value.clone(),
-            expired: *until <= now,
+            value: known.value.clone(),
+            expired: known.expired(now),
         };
         Ok(store.nodes.iter().map(peer).collect())
+    }
+
+    async fn condemn(&self, node: NodeId) -> Result<bool, BrokerError> {
+        let mut store = self.medium.store.lock();
+        let Some(known) = store.nodes.get_mut(&node).filter(|known| known.expired(Instant::now())) else {
+            return Ok(false);
+        };
+        known.until = None;
+        Ok(true)
+    }
+
+    async fn resign(&self, node: NodeId) -> Result<(), BrokerError> {
+        if let Some(known) = self.medium.store.lock().nodes.get_mut(&node) {
+            known.until = None;
+        }
+        Ok(())
     }
 
     async fn holdings(&self, node: NodeId, limit: usize) -> Result<Holdings, BrokerError> {
         let store = self.medium.store.lock();
         Ok(store.holdings.get(&node).map_or_else(Holdings::default, |held| Holdings {
             pairs: held.pairs.iter().take(limit).copied().collect(),
+            kept: held.kept.iter().take(limit).copied().collect(),
             members: held.members.iter().take(limit).cloned().collect(),
         }))
     }
 
     async fn bury(&self, node: NodeId) -> Result<(), BrokerError> {
         let mut store = self.medium.store.lock();
-        store.nodes.remove(&node);
-        store.holdings.remove(&node);
+        if store.nodes.get(&node).is_some_and(|known| known.until.is_none()) {
+            store.nodes.remove(&node);
+            if store.holdings.get(&node).is_some_and(Held::is_empty) {
+                store.holdings.remove(&node);
+            }
+        }
         Ok(())
     }
 }

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use crate::{
-    broker::{Entry, Group, Keep, Page, Record},
+    broker::{Draft, Entry, Group, Keep, Page, Record},
     protocol::{NodeId, PairId, Position, Topic},
 };
 
@@ -82,12 +82,34 @@ pub struct Kept {
 pub(super) struct Store {
     pub(super) records: HashMap<PairId, Timed<Record>>,
     histories: HashMap<Topic, Timed<History>>,
-    /// Replies to commands with keys; empty while they are carried out.
-    pub(super) commands: HashMap<(PairId, String), Timed<Bytes>>,
+    /// Commands with keys.
+    pub(super) commands: HashMap<(PairId, String), Timed<Command>>,
     pub(super) groups: HashMap<Group, Roll>,
-    pub(super) nodes: BTreeMap<NodeId, (Bytes, Instant)>,
+    pub(super) nodes: BTreeMap<NodeId, Known>,
     pub(super) holdings: HashMap<NodeId, Held>,
     due: BinaryHeap<Reverse<(Instant, Due)>>,
+}
+
+/// A command with a key.
+#[derive(Clone)]
+pub(super) enum Command {
+    /// Being carried out by whoever has the token.
+    Running(u64),
+    /// Carried out, with this reply.
+    Settled(Bytes),
+}
+
+/// A node.
+pub(super) struct Known {
+    pub(super) value: Bytes,
+    /// The end of its lease; `None` when it was declared dead.
+    pub(super) until: Option<Instant>,
+}
+
+impl Known {
+    pub(super) fn expired(&self, now: Instant) -> bool {
+        self.until.is_none_or(|until| until <= now)
+    }
 }
 
 /// A group: its charter, and its members in the order of their ids.
@@ -100,7 +122,14 @@ pub(super) struct Roll {
 #[derive(Default)]
 pub(super) struct Held {
     pub(super) pairs: HashSet<PairId>,
+    pub(super) kept: HashSet<PairId>,
     pub(super) members: HashSet<(Group, String)>,
+}
+
+impl Held {
+    pub(super) fn is_empty(&self) -> bool {
+        self.pairs.is_empty() && self.kept.is_empty() && self.members.is_empty()
+    }
 }
 
 /// Entries with the instants of their arrival; never empty, so that offsets go on where they were.
@@ -121,6 +150,22 @@ impl History {
             .map_or(self.entries.len(), |i| i.min(self.entries.len()))
     }
 
+    fn recent(&self, nonce: u64) -> Option<&Entry> {
+        let recent = self.entries.iter().rev().take(DEDUP).map(|(_, entry)| entry);
+        recent.into_iter().find(|entry| entry.position.nonce == nonce)
+    }
+
+    fn add(&mut self, draft: &Draft, now: Instant) -> Entry {
+        if let Some(entry) = self.recent(draft.nonce) {
+            return entry.clone();
+        }
+        let previous = self.head();
+        let position = Position { offset: previous.offset + 1, nonce: draft.nonce };
+        let entry = Entry { position, previous, payload: draft.payload.clone() };
+        self.entries.push_back((now, entry.clone()));
+        entry
+    }
+
     fn trim(&mut self, now: Instant, keep: &Keep) {
         while let Some((since, _)) = self.entries.front() {
             let count = self.entries.len() as u64;
@@ -134,7 +179,8 @@ impl History {
 }
 
 impl Store {
-    pub(super) fn append(&mut self, topic: &Topic, nonce: u64, payload: Bytes, keep: &Keep) -> Entry {
+    /// Adds drafts; those that were added before come again as they were.
+    pub(super) fn append(&mut self, topic: &Topic, drafts: &[Draft], keep: &Keep) -> Vec<Entry> {
         let now = Instant::now();
         self.expire(2);
         self.forget_history_if_over(topic, now);
@@ -150,19 +196,19 @@ impl Store {
         let without_record = record.is_none();
 
         let history = self.histories.entry(topic.clone()).or_insert_with(|| Timed::new(History::default()));
-        let recent = history.value.entries.iter().rev().take(DEDUP).map(|(_, entry)| entry);
-        if let Some(entry) = recent.into_iter().find(|entry| entry.position.nonce == nonce) {
-            return entry.clone();
-        }
-        let previous = history.value.head();
-        let position = Position { offset: previous.offset + 1, nonce };
-        let entry = Entry { position, previous, payload };
-        history.value.entries.push_back((now, entry.clone()));
+        let entries = drafts.iter().map(|draft| history.value.add(draft, now)).collect();
         history.value.trim(now, keep);
         if without_record || history.until.is_none() {
             self.keep_history(topic, until);
         }
-        entry
+        entries
+    }
+
+    /// Whether the first of these drafts was added lately.
+    pub(super) fn has(&mut self, topic: &Topic, drafts: &[Draft]) -> bool {
+        self.forget_history_if_over(topic, Instant::now());
+        let history = self.histories.get(topic);
+        drafts.first().is_some_and(|draft| history.is_some_and(|h| h.value.recent(draft.nonce).is_some()))
     }
 
     pub(super) fn read(&mut self, topic: &Topic, after: Position, limit: usize) -> Page {
@@ -214,10 +260,16 @@ impl Store {
         }
     }
 
-    /// Keeps the reply to a command until then.
-    pub(super) fn keep_command(&mut self, key: (PairId, String), reply: Bytes, until: Instant) {
-        let command = self.commands.entry(key.clone()).or_insert_with(|| Timed::new(Bytes::new()));
-        command.value = reply;
+    /// What is known of a command with a key, unless its time is up.
+    pub(super) fn command(&self, pair: PairId, key: &str) -> Option<Command> {
+        let command = self.commands.get(&(pair, key.to_owned()))?;
+        (!command.is_over(Instant::now())).then(|| command.value.clone())
+    }
+
+    /// Keeps what is known of a command until then.
+    pub(super) fn keep_command(&mut self, key: (PairId, String), known: Command, until: Instant) {
+        let command = self.commands.entry(key.clone()).or_insert_with(|| Timed::new(known.clone()));
+        command.value = known;
         command.until = Some(until);
         if !std::mem::replace(&mut command.queued, true) {
             self.due.push(Reverse((until, Due::Command(key))));
@@ -240,7 +292,13 @@ impl Store {
             }
             let Some(Reverse((_, due))) = self.due.pop() else { return false };
             let until = match &due {
-                Due::Record(pair) => settle(&mut self.records, pair, now),
+                Due::Record(pair) => {
+                    let keeper = self.records.get(pair).filter(|r| r.is_over(now)).and_then(|r| r.value.keeper);
+                    if let Some(held) = keeper.and_then(|node| self.holdings.get_mut(&node)) {
+                        held.kept.remove(pair);
+                    }
+                    settle(&mut self.records, pair, now)
+                }
                 Due::Command(key) => settle(&mut self.commands, key, now),
                 Due::History(topic) => settle(&mut self.histories, &topic.0, now),
             };

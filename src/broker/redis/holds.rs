@@ -7,7 +7,7 @@
 
 use bytes::Bytes;
 use fred::{
-    interfaces::{HashesInterface, KeysInterface, SortedSetsInterface},
+    interfaces::{HashesInterface, SortedSetsInterface},
     types::Value,
 };
 
@@ -29,6 +29,8 @@ const PAGE: usize = 256;
 pub(super) enum Hold {
     /// A pair, by the nonce of its fence.
     Pair(PairId, u64),
+    /// A pair that it is the keeper of, by the nonce of its last fence.
+    Kept(PairId, u64),
     /// A member of a group, by its mark.
     Member(Group, Mark, String),
 }
@@ -40,6 +42,7 @@ impl Hold {
     fn write(&self) -> String {
         match self {
             Self::Pair(pair, nonce) => format!("p {pair} {nonce}"),
+            Self::Kept(pair, nonce) => format!("k {pair} {nonce}"),
             Self::Member(Group::Room(room), mark, id) => format!("r {room} {mark} {id}"),
             Self::Member(Group::Siblings(pair), mark, id) => format!("s {pair} {mark} {id}"),
         }
@@ -48,8 +51,10 @@ impl Hold {
     fn read(text: &str) -> Option<Self> {
         let (kind, rest) = text.split_once(' ')?;
         let (name, rest) = rest.split_once(' ')?;
-        if kind == "p" {
-            return Some(Self::Pair(name.parse().ok()?, rest.parse().ok()?));
+        match kind {
+            "p" => return Some(Self::Pair(name.parse().ok()?, rest.parse().ok()?)),
+            "k" => return Some(Self::Kept(name.parse().ok()?, rest.parse().ok()?)),
+            _ => {}
         }
         let (mark, id) = rest.split_once(' ')?;
         let group = match kind {
@@ -94,9 +99,13 @@ impl Redis {
         }
     }
 
-    /// The whole list goes with its node.
-    pub(super) async fn forget_holds(&self, node: NodeId) -> Result<(), BrokerError> {
-        self.commands.del(self.keys.holds(node)).await.map_err(unavailable)
+    /// Several at once.
+    pub(super) async fn strike_all(&self, node: NodeId, entries: Vec<String>) {
+        for some in entries.chunks(PAGE) {
+            if let Err(error) = self.commands.zrem::<(), _, _>(self.keys.holds(node), some.to_vec()).await {
+                tracing::debug!(%node, %error, "entries too many stay in a node's list");
+            }
+        }
     }
 
     pub(super) async fn read_holds(&self, node: NodeId, limit: usize) -> Result<Holdings, BrokerError> {
@@ -104,6 +113,12 @@ impl Redis {
         self.each_hold(node, ["[p ", "(p!"], limit, |hold| {
             if let Hold::Pair(pair, _) = hold {
                 holdings.pairs.push(pair);
+            }
+        })
+        .await?;
+        self.each_hold(node, ["[k ", "(k!"], limit, |hold| {
+            if let Hold::Kept(pair, _) = hold {
+                holdings.kept.push(pair);
             }
         })
         .await?;
@@ -116,6 +131,25 @@ impl Redis {
         Ok(holdings)
     }
 
+    /// The entries of a node's list that stand for nothing.
+    pub(super) async fn stale_holds(&self, node: NodeId) -> Result<Vec<String>, BrokerError> {
+        let (mut from, mut stale) = ("-".to_owned(), Vec::new());
+        loop {
+            let entries = self.hold_page(node, &from, "+").await?;
+            let Some(last) = entries.last() else { return Ok(stale) };
+            from = format!("({last}");
+            let holds = entries.iter().filter_map(|entry| Hold::read(entry)).collect();
+            let standing: Vec<_> = self.compare(node, holds).await?.iter().map(Hold::write).collect();
+            stale.extend(entries.into_iter().filter(|entry| !standing.contains(entry)));
+        }
+    }
+
+    async fn hold_page(&self, node: NodeId, from: &str, to: &str) -> Result<Vec<String>, BrokerError> {
+        let args: Vec<Value> = vec![from.into(), to.into(), PAGE.to_string().into()];
+        let reply = script::HOLDS.call(&self.commands, vec![self.keys.holds(node)], args).await?;
+        Ok(as_array(reply)?.into_iter().skip(1).filter_map(Value::into_string).collect())
+    }
+
     /// Calls `found` for the first `limit` entries in a part of the list that stand for something.
     async fn each_hold(
         &self,
@@ -126,9 +160,7 @@ impl Redis {
     ) -> Result<(), BrokerError> {
         let (mut from, mut left) = (from.to_owned(), limit);
         while left > 0 {
-            let args: Vec<Value> = vec![from.clone().into(), to.into(), PAGE.to_string().into()];
-            let reply = script::HOLDS.call(&self.commands, vec![self.keys.holds(node)], args).await?;
-            let entries: Vec<String> = as_array(reply)?.into_iter().skip(1).filter_map(Value::into_string).collect();
+            let entries = self.hold_page(node, &from, to).await?;
             let Some(last) = entries.last() else { return Ok(()) };
             from = format!("({last}");
             let holds = entries.iter().filter_map(|entry| Hold::read(entry)).collect();
@@ -151,8 +183,9 @@ impl Redis {
         let pipeline = self.commands.pipeline();
         for hold in &holds {
             match hold {
-                Hold::Pair(pair, _) => {
-                    let fields = vec!["nonce", "holder"];
+                Hold::Pair(pair, _) | Hold::Kept(pair, _) => {
+                    let whose = if matches!(hold, Hold::Pair(..)) { "holder" } else { "keeper" };
+                    let fields = vec!["nonce", whose];
                     pipeline.hmget::<(), _, _>(self.keys.pair(*pair), fields).await.map_err(unavailable)?;
                 }
                 Hold::Member(group, _, id) => {
@@ -162,10 +195,10 @@ impl Redis {
         }
         let replies: Vec<Value> = pipeline.all().await.map_err(unavailable)?;
         let stands = |hold: &Hold, reply: Value| match hold {
-            Hold::Pair(_, nonce) => as_array(reply).is_ok_and(|fields| {
-                matches!(fields.as_slice(), [is, holder]
+            Hold::Pair(_, nonce) | Hold::Kept(_, nonce) => as_array(reply).is_ok_and(|fields| {
+                matches!(fields.as_slice(), [is, whose]
                     if as_parsed(is).is_ok_and(|is: u64| is == *nonce)
-                        && as_parsed(holder).is_ok_and(|holder: NodeId| holder == node))
+                        && as_parsed(whose).is_ok_and(|whose: NodeId| whose == node))
             }),
             Hold::Member(_, mark, _) => reply
                 .into_bytes()
@@ -185,6 +218,7 @@ mod tests {
         let pair = PairId::fresh();
         for hold in [
             Hold::Pair(pair, u64::MAX),
+            Hold::Kept(pair, 0),
             Hold::Member(Group::Room("a/~b".parse().unwrap()), "0".repeat(16), pair.to_string()),
             Hold::Member(Group::Siblings(pair), "f".repeat(16), "sib_1".into()),
         ] {

@@ -28,6 +28,7 @@ use fred::{
     clients::Client,
     error::{Error, ErrorKind},
     interfaces::ClientLike as _,
+    types::Value,
 };
 use tokio::sync::mpsc;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -40,8 +41,8 @@ use self::{
     reply::{as_array, as_bytes, as_integer, as_position, millis},
     script::unavailable,
 };
-use super::{Broker, BrokerError, Entry, Keep, Link, Page};
-use crate::protocol::{NodeId, Position, Topic};
+use super::{Broker, BrokerError, Draft, Entry, Keep, Link, Page, Step};
+use crate::protocol::{Fence, NodeId, Position, Topic};
 
 /// How many deliveries wait for the node before the reader does.
 const DELIVERIES: usize = 16_384;
@@ -92,6 +93,26 @@ pub async fn connect(
     Ok(Link { broker: redis.clone(), registry: redis, deliveries })
 }
 
+impl Redis {
+    /// What every script that appends is told first, see `lua/history.lua`.
+    fn history_args(&self, topic: &Topic, keep: &Keep) -> Vec<Value> {
+        vec![
+            self.keys.live(topic).into(),
+            keep.events.to_string().into(),
+            millis(keep.age).into(),
+            keep.most.to_string().into(),
+            millis(keep.age.max(ORPHAN)).into(),
+        ]
+    }
+}
+
+fn push_drafts(args: &mut Vec<Value>, drafts: &[Draft]) {
+    for Draft { nonce, payload } in drafts {
+        let mark = Bytes::copy_from_slice(&nonce.to_be_bytes()[6..]);
+        args.extend([nonce.to_string().into(), mark.into(), payload.clone().into()]);
+    }
+}
+
 #[async_trait]
 impl Broker for Redis {
     fn publish(&self, topic: &Topic, payload: Bytes) -> Result<(), BrokerError> {
@@ -109,20 +130,23 @@ impl Broker for Redis {
         self.live.unsubscribe(topic).await
     }
 
-    async fn append(&self, topic: &Topic, nonce: u64, payload: Bytes, keep: &Keep) -> Result<Position, BrokerError> {
-        let mark = Bytes::copy_from_slice(&nonce.to_be_bytes()[6..]);
-        let args = vec![
-            self.keys.live(topic).into(),
-            nonce.to_string().into(),
-            mark.into(),
-            payload.into(),
-            keep.events.to_string().into(),
-            millis(keep.age).into(),
-            keep.most.to_string().into(),
-            millis(keep.age.max(ORPHAN)).into(),
-        ];
+    async fn append(
+        &self,
+        topic: &Topic,
+        under: Option<Fence>,
+        drafts: &[Draft],
+        keep: &Keep,
+    ) -> Result<Step<Position>, BrokerError> {
+        let mut args = self.history_args(topic, keep);
+        let fence = under.map_or_else(Default::default, |fence| [fence.epoch, fence.nonce].map(|n| n.to_string()));
+        args.extend(fence.map(Value::from));
+        push_drafts(&mut args, drafts);
         let keys = vec![self.keys.log(topic), self.keys.record(topic)];
-        as_position(&script::APPEND.call(&self.commands, keys, args).await?)
+        match script::APPEND.call(&self.commands, keys, args).await? {
+            Value::Integer(0) => Ok(Step::Missing),
+            Value::Integer(_) => Ok(Step::Refused),
+            last => as_position(&last).map(Step::Taken),
+        }
     }
 
     async fn read(&self, topic: &Topic, after: Position, limit: usize) -> Result<Page, BrokerError> {

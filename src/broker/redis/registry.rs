@@ -6,17 +6,20 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use fred::{
     interfaces::{HashesInterface as _, KeysInterface as _},
-    types::{Expiration, SetOptions, Value},
+    types::Value,
 };
 
 use super::{
     Redis,
     holds::{Hold, read_member, write_member},
-    reply::{as_array, as_bytes, as_integer, as_parsed, as_record, millis},
+    push_drafts,
+    reply::{as_array, as_bytes, as_integer, as_parsed, as_record, as_step, millis},
     script::{self, unavailable},
 };
 use crate::{
-    broker::{Begun, BrokerError, Census, Claim, Group, Holdings, Member, Peer, Record, Registry},
+    broker::{
+        Beat, Begun, BrokerError, Census, Claim, Draft, Group, Holdings, Keep, Member, Peer, Record, Registry, Step,
+    },
     protocol::{Fence, NodeId, PairId},
 };
 
@@ -27,32 +30,40 @@ impl Redis {
     }
 }
 
-/// The record that a reply has after its first value.
-fn record_in(mut reply: Vec<Value>) -> Result<Record, BrokerError> {
-    as_record(reply.split_off(1))?.ok_or_else(|| BrokerError::Garbled("an empty record".into()))
+fn fence_args(fence: Fence) -> [Value; 2] {
+    [fence.epoch.to_string().into(), fence.nonce.to_string().into()]
+}
+
+/// What is noted of a command: r and a token, or s and a reply.
+fn as_begun(noted: Value, token: Option<u64>) -> Result<Begun, BrokerError> {
+    let mut noted = as_bytes(noted)?;
+    let kind = noted.split_to(noted.len().min(1));
+    match &kind[..] {
+        b"s" => Ok(Begun::Settled(noted)),
+        b"r" if token.is_some_and(|token| noted == token.to_string()) => Ok(Begun::First),
+        b"r" => Ok(Begun::Running),
+        _ => Err(BrokerError::Garbled("not a note of a command".into())),
+    }
 }
 
 #[async_trait]
 impl Registry for Redis {
-    async fn create(&self, pair: PairId, facts: Bytes, ttl: Duration) -> Result<bool, BrokerError> {
-        let args = vec![facts.into(), millis(ttl).into()];
-        Ok(as_integer(&script::CREATE.call(&self.commands, vec![self.keys.pair(pair)], args).await?)? == 1)
-    }
-
-    async fn restore(&self, pair: PairId, node: NodeId, fence: Fence, facts: Bytes) -> Result<bool, BrokerError> {
-        let hold = Hold::Pair(pair, fence.nonce);
-        self.note(node, &hold).await?;
-        let args = vec![
-            node.to_string().into(),
-            fence.epoch.to_string().into(),
-            fence.nonce.to_string().into(),
-            facts.into(),
-        ];
-        let restored = script::RESTORE.call(&self.commands, self.pair_keys(pair), args).await?;
-        if as_integer(&restored)? == 1 {
+    async fn create(
+        &self,
+        pair: PairId,
+        facts: Bytes,
+        keeper: NodeId,
+        linger: Duration,
+        keep: Duration,
+    ) -> Result<bool, BrokerError> {
+        let hold = Hold::Kept(pair, Fence::default().nonce);
+        self.note(keeper, &hold).await?;
+        let args = vec![facts.into(), keeper.to_string().into(), millis(linger + keep).into()];
+        let created = script::CREATE.call(&self.commands, vec![self.keys.pair(pair)], args).await?;
+        if as_integer(&created)? == 1 {
             return Ok(true);
         }
-        self.strike(node, &hold).await;
+        self.strike(keeper, &hold).await;
         Ok(false)
     }
 
@@ -60,89 +71,161 @@ impl Registry for Redis {
         let hold = Hold::Pair(pair, nonce);
         self.note(node, &hold).await?;
         let args = vec![node.to_string().into(), nonce.to_string().into()];
-        let reply = as_array(script::CLAIM.call(&self.commands, self.pair_keys(pair), args).await?)?;
-        let claim = match reply.first().and_then(Value::as_i64) {
-            Some(0) => Claim::Missing,
-            Some(1) => Claim::Ended,
-            _ => {
-                let before = record_in(reply)?;
-                if let Some(holder) = before.holder {
-                    self.strike(holder, &Hold::Pair(pair, before.fence.nonce)).await;
+        let mut reply = as_array(script::CLAIM.call(&self.commands, self.pair_keys(pair), args).await?)?;
+        let code = reply.first().and_then(Value::as_i64);
+        let record = if reply.len() > 1 { as_record(reply.split_off(1))? } else { None };
+        let claim = match (code, record) {
+            (Some(0), _) => Claim::Missing,
+            (Some(1), _) => Claim::Ended,
+            (Some(2), Some(record)) => Claim::Held(record),
+            (Some(3), Some(before)) => {
+                if let Some(keeper) = before.keeper {
+                    self.strike(keeper, &Hold::Kept(pair, before.fence.nonce)).await;
                 }
-                return Ok(Claim::Won(Fence { epoch: before.fence.epoch + 1, nonce }, before));
+                return Ok(Claim::Won(Fence { epoch: before.fence.epoch + 1, nonce }));
             }
+            (Some(4), Some(record)) => return Ok(Claim::Won(record.fence)),
+            _ => return Err(BrokerError::Garbled("not the outcome of a claim".into())),
         };
         self.strike(node, &hold).await;
         Ok(claim)
     }
 
+    async fn restore(
+        &self,
+        pair: PairId,
+        node: NodeId,
+        fence: Fence,
+        facts: Bytes,
+        drafts: &[Draft],
+        keep: &Keep,
+    ) -> Result<Step<()>, BrokerError> {
+        let hold = Hold::Pair(pair, fence.nonce);
+        self.note(node, &hold).await?;
+        let mut args = self.history_args(&pair.into(), keep);
+        args.push(node.to_string().into());
+        args.extend(fence_args(fence));
+        args.push(facts.into());
+        push_drafts(&mut args, drafts);
+        let restored = script::RESTORE.call(&self.commands, self.pair_keys(pair), args).await?;
+        if as_integer(&restored)? == 1 {
+            return Ok(Step::Taken(()));
+        }
+        self.strike(node, &hold).await;
+        Ok(Step::Refused)
+    }
+
     async fn revise(&self, pair: PairId, fence: Fence, facts: Bytes) -> Result<bool, BrokerError> {
-        let args = vec![fence.epoch.to_string().into(), fence.nonce.to_string().into(), facts.into()];
+        let [epoch, nonce] = fence_args(fence);
+        let args = vec![epoch, nonce, facts.into()];
         Ok(as_integer(&script::REVISE.call(&self.commands, vec![self.keys.pair(pair)], args).await?)? == 1)
     }
 
-    async fn release(&self, pair: PairId, fence: Fence, ttl: Duration, keep: Duration) -> Result<bool, BrokerError> {
-        let args = vec![
-            fence.epoch.to_string().into(),
-            fence.nonce.to_string().into(),
-            millis(ttl).into(),
-            millis(ttl + keep).into(),
-        ];
-        let holder = script::RELEASE.call(&self.commands, self.pair_keys(pair), args).await?;
-        if holder.is_null() {
-            return Ok(false);
+    async fn release(
+        &self,
+        pair: PairId,
+        fence: Fence,
+        keeper: NodeId,
+        linger: Duration,
+        drafts: &[Draft],
+        keep: &Keep,
+    ) -> Result<Step<()>, BrokerError> {
+        let hold = Hold::Kept(pair, fence.nonce);
+        self.note(keeper, &hold).await?;
+        let mut args = self.history_args(&pair.into(), keep);
+        args.extend(fence_args(fence));
+        args.push(keeper.to_string().into());
+        args.push(millis(linger + keep.age).into());
+        args.push(millis(linger + keep.age * 2).into());
+        push_drafts(&mut args, drafts);
+        let step = as_step(script::RELEASE.call(&self.commands, self.pair_keys(pair), args).await?)?;
+        match step {
+            Step::Taken(holder) => {
+                self.strike(holder.unwrap_or(keeper), &Hold::Pair(pair, fence.nonce)).await;
+                Ok(Step::Taken(()))
+            }
+            nothing => {
+                self.strike(keeper, &hold).await;
+                Ok(if nothing == Step::Refused { Step::Refused } else { Step::Missing })
+            }
         }
-        self.strike(as_parsed(&holder)?, &Hold::Pair(pair, fence.nonce)).await;
-        Ok(true)
     }
 
     async fn end(
         &self,
         pair: PairId,
-        idle_since: Option<Fence>,
+        fence: Fence,
+        holder: Option<NodeId>,
+        drafts: &[Draft],
+        keep: &Keep,
+    ) -> Result<Step<()>, BrokerError> {
+        let mut args = self.history_args(&pair.into(), keep);
+        args.extend(fence_args(fence));
+        args.push(holder.map(|node| node.to_string()).unwrap_or_default().into());
+        args.push(millis(keep.age).into());
+        push_drafts(&mut args, drafts);
+        let step = as_step(script::END.call(&self.commands, self.pair_keys(pair), args).await?)?;
+        Ok(match step {
+            Step::Taken(Some(before)) => {
+                let nonce = fence.nonce;
+                let hold = if holder.is_some() { Hold::Pair(pair, nonce) } else { Hold::Kept(pair, nonce) };
+                self.strike(before, &hold).await;
+                Step::Taken(())
+            }
+            Step::Taken(None) => Step::Taken(()),
+            Step::Refused => Step::Refused,
+            Step::Missing => Step::Missing,
+        })
+    }
+
+    async fn adopt(
+        &self,
+        pair: PairId,
+        fence: Fence,
+        [from, to]: [NodeId; 2],
         keep: Duration,
-    ) -> Result<Option<Record>, BrokerError> {
-        let mut args: Vec<Value> = vec![millis(keep).into()];
-        if let Some(fence) = idle_since {
-            args.extend([fence.epoch.to_string().into(), fence.nonce.to_string().into()]);
-        }
-        let reply = as_array(script::END.call(&self.commands, self.pair_keys(pair), args).await?)?;
-        if reply.len() == 1 {
+    ) -> Result<Option<Duration>, BrokerError> {
+        let hold = Hold::Kept(pair, fence.nonce);
+        self.note(to, &hold).await?;
+        let [epoch, nonce] = fence_args(fence);
+        let args = vec![epoch, nonce, from.to_string().into(), to.to_string().into()];
+        let left = script::ADOPT.call(&self.commands, vec![self.keys.pair(pair)], args).await?;
+        if left.is_null() {
+            self.strike(to, &hold).await;
             return Ok(None);
         }
-        let before = record_in(reply)?;
-        if let Some(holder) = before.holder {
-            self.strike(holder, &Hold::Pair(pair, before.fence.nonce)).await;
-        }
-        Ok(Some(before))
+        self.strike(from, &hold).await;
+        let left = Duration::from_millis(u64::try_from(as_integer(&left)?).unwrap_or_default());
+        Ok(Some(left.saturating_sub(keep)))
     }
 
     async fn look_up(&self, pair: PairId) -> Result<Option<Record>, BrokerError> {
-        let fields = vec!["epoch", "nonce", "holder", "ended", "facts"];
+        let fields = vec!["epoch", "nonce", "holder", "keeper", "heard", "ended", "facts"];
         as_record(self.commands.hmget(self.keys.pair(pair), fields).await.map_err(unavailable)?)
     }
 
-    async fn begin(&self, pair: PairId, key: &str, keep: Duration) -> Result<Begun, BrokerError> {
-        let (key, expire) =
-            (self.keys.command(pair, key), Some(Expiration::PX(i64::try_from(keep.as_millis()).unwrap_or(i64::MAX))));
-        let before: Value =
-            self.commands.set(key, "", expire, Some(SetOptions::NX), true).await.map_err(unavailable)?;
-        if before.is_null() {
-            return Ok(Begun::First);
-        }
-        let reply = as_bytes(before)?;
-        Ok(if reply.is_empty() { Begun::Running } else { Begun::Settled(reply) })
+    async fn begin(&self, pair: PairId, key: &str, token: u64, keep: Duration) -> Result<Begun, BrokerError> {
+        let args = vec![token.to_string().into(), millis(keep).into()];
+        let noted = script::BEGIN.call(&self.commands, vec![self.keys.command(pair, key)], args).await?;
+        as_begun(noted, Some(token))
     }
 
-    async fn settle(&self, pair: PairId, key: &str, reply: Option<Bytes>, keep: Duration) -> Result<(), BrokerError> {
-        let key = self.keys.command(pair, key);
-        match reply {
-            Some(reply) => {
-                let expire = Some(Expiration::PX(i64::try_from(keep.as_millis()).unwrap_or(i64::MAX)));
-                self.commands.set(key, reply, expire, None, false).await.map_err(unavailable)
-            }
-            None => self.commands.del(key).await.map_err(unavailable),
-        }
+    async fn begun(&self, pair: PairId, key: &str) -> Result<Option<Begun>, BrokerError> {
+        let noted: Value = self.commands.get(self.keys.command(pair, key)).await.map_err(unavailable)?;
+        if noted.is_null() { Ok(None) } else { as_begun(noted, None).map(Some) }
+    }
+
+    async fn settle(
+        &self,
+        pair: PairId,
+        key: &str,
+        token: u64,
+        reply: Option<Bytes>,
+        keep: Duration,
+    ) -> Result<(), BrokerError> {
+        let mut args: Vec<Value> = vec![token.to_string().into(), millis(keep).into()];
+        args.extend(reply.map(Value::from));
+        script::SETTLE.call(&self.commands, vec![self.keys.command(pair, key)], args).await.map(drop)
     }
 
     async fn join(&self, group: &Group, member: Member, charter: Bytes) -> Result<Bytes, BrokerError> {
@@ -198,10 +281,24 @@ impl Registry for Redis {
         Ok(members)
     }
 
-    async fn beat(&self, node: NodeId, value: Bytes, lease: Duration) -> Result<bool, BrokerError> {
+    async fn beat(&self, node: NodeId, value: Bytes, lease: Duration) -> Result<Beat, BrokerError> {
         let args = vec![node.to_string().into(), value.into(), millis(lease).into()];
         let keys = vec![self.keys.alive(), self.keys.value()];
-        Ok(as_integer(&script::BEAT.call(&self.commands, keys, args).await?)? == 1)
+        match as_integer(&script::BEAT.call(&self.commands, keys, args).await?)? {
+            0 => Ok(Beat::Lapsed),
+            1 => Ok(Beat::Kept),
+            _ => Ok(Beat::Condemned),
+        }
+    }
+
+    async fn condemn(&self, node: NodeId) -> Result<bool, BrokerError> {
+        let args = vec![node.to_string().into()];
+        Ok(as_integer(&script::CONDEMN.call(&self.commands, vec![self.keys.alive()], args).await?)? == 1)
+    }
+
+    async fn resign(&self, node: NodeId) -> Result<(), BrokerError> {
+        let args = vec![node.to_string().into(), "anyhow".into()];
+        script::CONDEMN.call(&self.commands, vec![self.keys.alive()], args).await.map(drop)
     }
 
     async fn nodes(&self) -> Result<Vec<Peer>, BrokerError> {
@@ -222,9 +319,14 @@ impl Registry for Redis {
     }
 
     async fn bury(&self, node: NodeId) -> Result<(), BrokerError> {
-        // The list first: a node that is forgotten with its list still there would leave it for ever.
-        self.forget_holds(node).await?;
+        // Entries that stand for nothing go with the node. They are looked up before it can begin anew, so that none
+        // of its next life is among them.
+        let stale = self.stale_holds(node).await?;
         let keys = vec![self.keys.alive(), self.keys.value()];
-        script::BURY.call(&self.commands, keys, vec![node.to_string().into()]).await.map(drop)
+        let buried = script::BURY.call(&self.commands, keys, vec![node.to_string().into()]).await?;
+        if as_integer(&buried)? == 1 {
+            self.strike_all(node, stale).await;
+        }
+        Ok(())
     }
 }

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use fred::types::Value;
 
 use crate::{
-    broker::{BrokerError, Record},
+    broker::{BrokerError, Record, Step},
     protocol::{Fence, NodeId, Position},
 };
 
@@ -35,16 +35,30 @@ pub(super) fn as_position(value: &Value) -> Result<Position, BrokerError> {
     as_parsed(value)
 }
 
-/// A record's epoch, nonce, holder, ended, facts; `None` when there is none.
+/// A record's epoch, nonce, holder, keeper, heard, ended, facts; `None` when there is none.
 pub(super) fn as_record(values: Vec<Value>) -> Result<Option<Record>, BrokerError> {
-    let [epoch, nonce, holder, ended, facts] =
-        <[Value; 5]>::try_from(values).map_err(|_| garbled("a record is not five fields"))?;
+    let [epoch, nonce, holder, keeper, heard, ended, facts] =
+        <[Value; 7]>::try_from(values).map_err(|_| garbled("a record is not seven fields"))?;
     if epoch.is_null() {
         return Ok(None);
     }
     let fence = Fence { epoch: as_parsed(&epoch)?, nonce: as_parsed(&nonce)? };
-    let holder = if holder.is_null() { None } else { Some(as_parsed::<NodeId>(&holder)?) };
-    Ok(Some(Record { facts: as_bytes(facts)?, fence, holder, ended: !ended.is_null() }))
+    let node = |value: &Value| if value.is_null() { Ok(None) } else { as_parsed::<NodeId>(value).map(Some) };
+    let (holder, keeper) = (node(&holder)?, node(&keeper)?);
+    let (heard, ended) = (!heard.is_null(), !ended.is_null());
+    Ok(Some(Record { facts: as_bytes(facts)?, fence, holder, keeper, heard, ended }))
+}
+
+/// What came of a step: 0 no record, 1 refused, 2 taken, and who had the pair before where that is told.
+pub(super) fn as_step(reply: Value) -> Result<Step<Option<NodeId>>, BrokerError> {
+    let mut reply = as_array(reply)?.into_iter();
+    match (reply.next().and_then(|code| code.as_i64()), reply.next()) {
+        (Some(0), _) => Ok(Step::Missing),
+        (Some(1), _) => Ok(Step::Refused),
+        (Some(2), Some(before)) if !before.is_null() => as_parsed(&before).map(|node| Step::Taken(Some(node))),
+        (Some(2), _) => Ok(Step::Taken(None)),
+        _ => Err(garbled("not the outcome of a step")),
+    }
 }
 
 /// A time to live as Redis takes it: at least a millisecond (nothing would delete at once), at most a century (more

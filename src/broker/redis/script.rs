@@ -23,32 +23,39 @@ pub(super) struct Script {
     code: LazyLock<scripts::Script>,
 }
 
+/// A name, and the files that make the script.
 macro_rules! scripts {
-    ($($name:ident $file:literal)*) => {
+    ($($name:ident $($file:literal)+;)*) => {
         $(pub(super) static $name: Script = Script {
-            code: LazyLock::new(|| scripts::Script::from_lua(include_str!(concat!("lua/", $file, ".lua")))),
+            code: LazyLock::new(|| {
+                scripts::Script::from_lua(concat!($(include_str!(concat!("lua/", $file, ".lua"))),+))
+            }),
         };)*
     };
 }
 
 scripts! {
-    APPEND "append"
-    READ "read"
-    HEAD "head"
-    CREATE "create"
-    CLAIM "claim"
-    RESTORE "restore"
-    REVISE "revise"
-    RELEASE "release"
-    END "end"
-    JOIN "join"
-    LEAVE "leave"
-    CENSUS "census"
-    MEMBERS "members"
-    BEAT "beat"
-    NODES "nodes"
-    BURY "bury"
-    HOLDS "holds"
+    APPEND "history" "append";
+    READ "read";
+    HEAD "head";
+    CREATE "create";
+    CLAIM "claim";
+    RESTORE "history" "restore";
+    REVISE "revise";
+    RELEASE "history" "release";
+    END "history" "end";
+    ADOPT "adopt";
+    BEGIN "begin";
+    SETTLE "settle";
+    JOIN "join";
+    LEAVE "leave";
+    CENSUS "census";
+    MEMBERS "members";
+    BEAT "beat";
+    NODES "nodes";
+    CONDEMN "condemn";
+    BURY "bury";
+    HOLDS "holds";
 }
 
 impl Script {

@@ -1,4 +1,7 @@
--- A node is forgotten. KEYS: alive, value. ARGV: node.
+-- A node that was declared dead is forgotten. KEYS: alive, value. ARGV: node. Replies 1 to the one that did it.
+if tonumber(redis.call('ZSCORE', KEYS[1], ARGV[1]) or 0) >= 0 then
+  return 0
+end
 redis.call('ZREM', KEYS[1], ARGV[1])
 redis.call('HDEL', KEYS[2], ARGV[1])
-return 0
+return 1

@@ -1,14 +1,20 @@
--- A pair ends. KEYS: record, history. ARGV: how long both are kept (ms), and if only an idle pair is to end: epoch,
--- nonce of its last fence. Replies: 1 and the record as it was before, or 0.
-local was = redis.call('HMGET', KEYS[1], 'epoch', 'nonce', 'holder', 'ended', 'facts')
-if not was[1] or was[4] then
+-- A pair ends, if it is under the fence and in these hands, and that is told. KEYS: record, history.
+-- ARGV 6 to 9: epoch, nonce, holder (or nothing), how long both are kept (ms); then the drafts.
+-- Replies: 0 no record, 1 not so, 2 ended and who held or kept it.
+local was = redis.call('HMGET', KEYS[1], 'epoch', 'nonce', 'holder', 'keeper', 'ended')
+if not was[1] then
   return { 0 }
 end
-if ARGV[2] and (was[3] or was[1] ~= ARGV[2] or was[2] ~= ARGV[3]) then
-  return { 0 }
+if was[5] then
+  -- Ended already: by this very call, whose answer was lost?
+  return { has(KEYS[2], 10) and 2 or 1 }
+end
+if was[1] ~= ARGV[6] or was[2] ~= ARGV[7] or (was[3] or '') ~= ARGV[8] then
+  return { 1 }
 end
 redis.call('HSET', KEYS[1], 'ended', '1')
-redis.call('HDEL', KEYS[1], 'holder')
-redis.call('PEXPIRE', KEYS[1], ARGV[1])
-redis.call('PEXPIRE', KEYS[2], ARGV[1])
-return { 1, unpack(was, 1, 5) }
+redis.call('HDEL', KEYS[1], 'holder', 'keeper')
+append(KEYS[2], KEYS[1], 10)
+redis.call('PEXPIRE', KEYS[1], ARGV[9])
+redis.call('PEXPIRE', KEYS[2], ARGV[9])
+return { 2, was[3] or was[4] }
