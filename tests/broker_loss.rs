@@ -13,6 +13,9 @@ const HEALING: Duration = Duration::from_secs(30);
 /// How long Redis is silent: longer than a broker command may take, shorter than a node's lease.
 const SILENCE: Duration = Duration::from_secs(8);
 
+/// More events than a node keeps for a client socket while the broker is away.
+const EVENTS: u64 = 300;
+
 /// Polls `probe` until it yields a value, for as long as healing may take.
 async fn healed<T>(what: &str, since: Instant, mut probe: impl AsyncFnMut() -> Option<T>) -> T {
     loop {
@@ -211,4 +214,59 @@ async fn a_silent_broker_is_lost_and_restored_and_costs_no_pipe() {
         let state = side.far.must("pair.get", json!({})).await;
         assert_eq!((&state["client"], &state["epoch"]), (&json!("live"), &json!(1)), "{state}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_happens_while_the_broker_is_away_is_told_afterwards() {
+    // Away for longer than the lease: every node's has run out when Redis is back, and nobody is dead.
+    let cluster = Cluster::redis(2, &Settings::new().set("NODE_LEASE_SECONDS", 2)).await;
+    let (home, away) = (cluster.node(0), cluster.node(1));
+    let mut side = Side::on(home, away).await;
+    let mut mate_far = Sibling::open(away, &side.mate).await;
+    let mut near = Sibling::open(home, &side.pair).await;
+    side.flows("before").await;
+    let stopped = Stopped::stop(cluster.redis.as_ref().expect("over Redis"));
+    let since = Instant::now();
+    side.far.event("broker.lost").await;
+    // More than the node keeps for one client socket.
+    for n in 0..EVENTS {
+        let meta = json!({"meta": {"n": n}});
+        near.must("client.set", meta).await;
+    }
+    let Side { pair, mate_pipe, pipe, mut far, .. } = side;
+    mate_pipe.close(4321, "enough").await;
+    tokio::time::sleep(SILENCE.saturating_sub(since.elapsed())).await;
+    stopped.signal("-CONT");
+    let since = Instant::now();
+
+    healed("the last one is told", since, async || {
+        far.events().iter().any(|params| params["data"]["meta"]["n"] == EVENTS - 1).then_some(())
+    })
+    .await;
+    let (mut next, mut gaps) = (0, 0);
+    for params in far.events() {
+        match kind_of(&params) {
+            "client.changed" => {
+                assert_eq!(params["data"]["meta"]["n"], next, "in order, none twice");
+                next += 1;
+            }
+            "gap" => {
+                let lost = params["data"]["lost"].as_u64().expect("it is known how many");
+                next += lost;
+                gaps += 1;
+            }
+            _ => {}
+        }
+    }
+    assert_eq!((next, gaps), (EVENTS, 1), "told, or announced as lost where they were");
+    let mut woken = Sibling::wake(away, &pair, "start").await;
+    woken.event_where("client.changed", |params| params["data"]["meta"]["n"] == EVENTS - 1).await;
+    let kinds = |sibling: &Sibling| sibling.events().iter().filter(|p| kind_of(p) == "gap").count();
+    assert_eq!(kinds(&woken), 1, "whoever comes later is told of the same gap");
+
+    let closed = mate_far.event("client.closed").await;
+    assert_eq!((&closed["data"]["by"], &closed["data"]["code"]), (&json!("client"), &json!(4321)), "{closed}");
+    let state = far.call("pair.get", json!({})).await.expect("the node is asked");
+    assert_eq!((&state["client"], &state["epoch"]), (&json!("live"), &json!(1)), "{state}");
+    assert!(pipe.is_open(), "nobody was taken for dead");
 }

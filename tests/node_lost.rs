@@ -74,3 +74,56 @@ async fn a_node_that_was_stopped_gives_up_what_others_took() {
         .await;
     assert_eq!(sibling.must("pair.get", json!({})).await["epoch"], 2);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_stopped_node_still_heard_reaches_nobody() {
+    let cluster = Cluster::redis(2, &Settings::new().set("NODE_LEASE_SECONDS", 1)).await;
+    let (a, b) = (cluster.node(0), cluster.node(1));
+    let (pair, other) = (Pair::make(b, "hall", "text").await, Pair::make(b, "hall", "text").await);
+    let mut old = ClientSocket::open(a, &pair).await;
+    let witness = ClientSocket::open(b, &other).await;
+    let mut sibling = Sibling::open(b, &pair).await;
+    a.signal("STOP");
+    old.text("ghost").await;
+    let mut new = ClientSocket::open(b, &pair).await;
+    sibling.event_where("client.opened", |params| params["data"]["epoch"] == 2).await;
+    a.signal("CONT");
+    assert_eq!(old.closed().await.code, Some(3509));
+    // Behind all that the stopped node can have said.
+    new.text("after").await;
+    eventually("the new one is heard", async || witness.texts().contains(&"after".to_owned()).then_some(())).await;
+    assert_eq!(witness.texts(), ["after"], "one client socket speaks for the pair");
+    let story: Vec<_> = sibling.story();
+    let closed: Vec<_> = story.iter().filter(|params| kind_of(params) == "client.closed").collect();
+    assert_eq!(closed.len(), 1, "{story:?}");
+    assert_eq!(closed[0]["data"]["by"], "node_lost", "{story:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pairs_that_wait_are_ended_by_whoever_is_left() {
+    let settings = Settings::new().set("NODE_LEASE_SECONDS", 1).set("DRAIN_SECONDS", 1);
+    let mut cluster = Cluster::redis(3, &settings).await;
+    let mut waiting = Vec::new();
+    for node in [0, 1] {
+        let home = cluster.node(node);
+        // One whose client socket is gone, and one that never had any.
+        for opens in [true, false] {
+            let pair = Pair::from(home, json!({"room": "hall", "format": "text", "linger": 6})).await;
+            let mut sibling = Sibling::open(cluster.node(2), &pair).await;
+            if opens {
+                let pipe = ClientSocket::open(home, &pair).await;
+                sibling.event("client.opened").await;
+                pipe.close(1000, "bye").await;
+                sibling.event("client.closed").await;
+            }
+            waiting.push(sibling);
+        }
+    }
+    cluster.node_mut(0).kill();
+    cluster.node(1).signal("TERM");
+    assert!(cluster.node_mut(1).exit(std::time::Duration::from_secs(10)).await.success());
+    for sibling in &mut waiting {
+        let ended = sibling.event("pair.ended").await;
+        assert_eq!(ended["data"]["reason"], "no client socket within its linger", "{ended}");
+    }
+}

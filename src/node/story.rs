@@ -24,7 +24,7 @@ struct Chapter {
     draft: Draft,
     /// How many events were given up here; 0 for one that was not.
     lost: u64,
-    /// Sent when the event stands in the history, or when the first attempt failed: the effect has happened anyhow.
+    /// Sent when the event stands in the history, or when the broker is away: the effect has happened anyhow.
     reply: Option<(ReplyTo, Reply)>,
 }
 
@@ -48,6 +48,8 @@ pub struct Story {
     waiting: VecDeque<Chapter>,
     /// How many of the first are in an attempt, or were in one that may have worked.
     carried: usize,
+    /// The last attempt failed.
+    away: bool,
     appending: Option<BoxFuture<'static, Result<Step<Position>, BrokerError>>>,
 }
 
@@ -55,7 +57,15 @@ impl Story {
     /// The story of the client socket under `fence`; nothing is told yet.
     #[must_use]
     pub fn new(node: &Arc<Node>, pair: PairId, fence: Fence) -> Self {
-        Self { node: Arc::clone(node), pair, fence, waiting: VecDeque::new(), carried: 0, appending: None }
+        Self {
+            node: Arc::clone(node),
+            pair,
+            fence,
+            waiting: VecDeque::new(),
+            carried: 0,
+            away: false,
+            appending: None,
+        }
     }
 
     /// Raises an event.
@@ -72,24 +82,28 @@ impl Story {
         if self.waiting.len() >= MOST_WAITING {
             self.give_one_up();
         }
+        let reply = match (self.away, reply) {
+            (true, Some((to, outcome))) => {
+                self.node.reply(to, outcome);
+                None
+            }
+            (_, reply) => reply,
+        };
         self.waiting.push_back(Chapter { draft: draft(kind, data, cause), lost: 0, reply });
     }
 
     /// Makes room: one more event is only counted, in the gap that stands for those before it.
     fn give_one_up(&mut self) {
         let at = self.carried;
+        self.answer(at + 2, None);
         if self.waiting[at].lost == 0 {
             tracing::warn!(pair = %self.pair, "events are given up: the broker is away for too long");
-            let first = &mut self.waiting[at];
-            first.lost = 1;
-            let reply = first.reply.take();
-            self.answer(reply);
+            self.waiting[at].lost = 1;
         }
-        let next = self.waiting.remove(at + 1);
+        self.waiting.remove(at + 1);
         let gap = &mut self.waiting[at];
         gap.lost += 1;
         gap.draft = lost_draft(Some(gap.lost));
-        self.answer(next.and_then(|next| next.reply));
     }
 
     /// Whether something waits to be appended: when not, [`Story::proceed`] would wait for ever.
@@ -112,17 +126,19 @@ impl Story {
         self.appending = None;
         match outcome {
             Ok(Step::Taken(_)) => {
-                self.answer_carried(None);
+                self.away = false;
+                self.answer(self.carried, None);
                 self.waiting.drain(..std::mem::take(&mut self.carried));
                 Told::Well
             }
             Ok(Step::Refused) => {
                 // Whoever asked is to ask the one that has the pair.
-                self.answer_carried(Some(&Reply::NotHere));
+                self.answer(self.waiting.len(), Some(&Reply::NotHere));
                 Told::Disowned
             }
             missed => {
-                self.answer_carried(None);
+                self.away = true;
+                self.answer(self.waiting.len(), None);
                 self.appending = Some(self.attempt(RETRY));
                 if matches!(missed, Ok(Step::Missing)) { Told::Forgotten } else { Told::Well }
             }
@@ -140,22 +156,16 @@ impl Story {
 
     /// The end of the socket: what was not appended is handed on, in order. Who waits for a reply gets it now.
     pub(super) fn into_rest(mut self) -> Vec<Draft> {
-        self.carried = self.waiting.len();
-        self.answer_carried(None);
+        self.answer(self.waiting.len(), None);
         self.waiting.into_iter().map(|chapter| chapter.draft).collect()
     }
 
-    fn answer_carried(&mut self, instead: Option<&Reply>) {
-        for chapter in self.waiting.iter_mut().take(self.carried) {
+    /// Answers who waits for the first `count` events; with `instead`, that they had no effect.
+    fn answer(&mut self, count: usize, instead: Option<&Reply>) {
+        for chapter in self.waiting.iter_mut().take(count) {
             if let Some((to, outcome)) = chapter.reply.take() {
                 self.node.reply(to, instead.cloned().unwrap_or(outcome));
             }
-        }
-    }
-
-    fn answer(&self, reply: Option<(ReplyTo, Reply)>) {
-        if let Some((to, outcome)) = reply {
-            self.node.reply(to, outcome);
         }
     }
 }
