@@ -14,7 +14,7 @@ mod linger;
 mod once;
 mod pairs;
 mod pulse;
-mod replay;
+pub mod replay;
 mod story;
 
 use std::{
