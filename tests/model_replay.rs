@@ -145,7 +145,7 @@ impl Model for HandOver {
             subscribed: false,
             reading: Reading::No,
             look: None,
-            judge: Judge { last: 0, told: 0, gaps: [false; 2], wrong: None },
+            judge: Judge { last: 0, told: 0, wrong: None },
             fail_overs: 0,
             naps: 0,
         }]
@@ -197,7 +197,7 @@ impl Model for HandOver {
             Reading::Wanted => acts.push(Act::Read),
             Reading::Page(page, _) => {
                 acts.push(Act::Take(PAGE, false));
-                let turn = w.replay.clone().page(page.clone(), PAGE);
+                let turn = { w.replay }.page(page.clone(), PAGE);
                 if may_sleep {
                     let least = usize::from(turn.gap.is_none());
                     acts.extend((least..turn.entries.len()).map(|heard| Act::Take(heard, true)));
@@ -238,13 +238,17 @@ impl Model for HandOver {
                 let all = if w.kept.is_empty() { w.replay.at() == Position::START } else { w.judge.last == w.head() };
                 w.reading == Reading::No && w.judge.wrong.is_none() && all
             }),
-            Property::sometimes("a counted gap is told", |_, w: &World| w.judge.gaps[0]),
+            Property::sometimes("a counted gap is told", |_, w: &World| {
+                w.gap_under_way().is_some_and(|gap| gap.lost.is_some())
+            }),
             Property::sometimes("a doubled delivery arrives", |_, w: &World| {
                 w.subscribed && (1..w.written.len()).any(|of| w.flying & w.judge.told & 1 << of != 0)
             }),
         ];
         if self.bounds.fail_overs > 0 {
-            all.push(Property::sometimes("an uncounted gap is told", |_, w: &World| w.judge.gaps[1]));
+            all.push(Property::sometimes("an uncounted gap is told", |_, w: &World| {
+                w.gap_under_way().is_some_and(|gap| gap.lost.is_none())
+            }));
         }
         all
     }

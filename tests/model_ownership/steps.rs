@@ -328,9 +328,8 @@ impl Ownership {
             Act::Answered(s) | Act::Force(s) => {
                 let Socket::Asking(older, won) = w.sockets[s] else { return };
                 if act == Act::Force(s) {
-                    if won.is_some() {
-                        w.story.tell(Said::Closed(older));
-                    } else if self.release(w, older, false) && !self.rules.release_tells {
+                    let tells = won.is_some() || (self.release(w, older, false) && !self.rules.release_tells);
+                    if tells {
                         w.story.tell(Said::Closed(older));
                     }
                 }

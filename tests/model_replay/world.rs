@@ -84,8 +84,6 @@ pub struct Judge {
     pub last: u8,
     /// What was told since the last uncounted gap.
     pub told: u16,
-    /// Whether a counted and an uncounted gap were told.
-    pub gaps: [bool; 2],
     pub wrong: Option<Wrong>,
 }
 
@@ -156,6 +154,13 @@ impl World {
         }
     }
 
+    /// The gap that the page under way will show, if it arrives now.
+    pub fn gap_under_way(&self) -> Option<Gap> {
+        let Reading::Page(page, _) = &self.reading else { return None };
+        let mut replay = self.replay;
+        replay.page(page.clone(), PAGE).gap
+    }
+
     pub fn tell(&mut self, entry: u8) {
         if self.judge.told & 1 << entry != 0 {
             self.judge.wrong = Some(Wrong::Twice);
@@ -182,8 +187,7 @@ impl World {
             None => (newest == 0 || self.ancestors(newest).all(|at| at != judge.last), 0),
         };
         let wrong = if gap.lost.is_some() { Wrong::Miscounted } else { Wrong::NeedlessGap };
-        let gaps = [judge.gaps[0] || gap.lost.is_some(), judge.gaps[1] || gap.lost.is_none()];
-        self.judge = Judge { last: to, told, gaps, wrong: if right { judge.wrong } else { Some(wrong) } };
+        self.judge = Judge { last: to, told, wrong: if right { judge.wrong } else { Some(wrong) } };
     }
 
     pub fn sleep(&mut self, cursor: Position) {
