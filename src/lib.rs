@@ -44,7 +44,8 @@
 //! listener → [`Feed`](node::Feed) → sibling → wire. A command's reply leaves after its event stands.
 //! Waking up and having missed something are one thing: subscribe, read what follows the last position, go on live.
 //! `node::replay` admits an entry only behind the one that it names as its predecessor, so nothing is skipped in
-//! silence; a look at the newest position every two seconds finds a last event that was lost on the way.
+//! silence; a look at the newest position every two seconds finds a last event that was lost on the way, and a history
+//! that lost its tail. `tests/model_replay.rs` shows this in every order of steps, with the code that is shipped.
 //!
 //! # Who owns what
 //! The registry lets one node at a time hold a pair, under a fence (epoch and nonce) that goes up with each client

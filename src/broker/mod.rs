@@ -32,7 +32,7 @@ pub enum BrokerError {
 }
 
 /// One entry of a history.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Entry {
     /// Where it stands.
     pub position: Position,
@@ -43,7 +43,7 @@ pub struct Entry {
 }
 
 /// A part of a history, as one atomic look at it gave it.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct Page {
     /// Entries with an offset above the one asked after, in order, at most as many as asked for.
     pub entries: Vec<Entry>,

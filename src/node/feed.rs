@@ -138,15 +138,14 @@ impl Feed {
     }
 
     fn take(&mut self, page: Page) {
-        let before = page.oldest.map_or(Position::START, |(_, before)| before);
         let turn = self.replay.page(page, PAGE);
-        if let Some(Gap(lost)) = turn.gap {
+        if let Some(Gap { lost, at }) = turn.gap {
             let data = json!({ "lost": lost });
             let gap = Event { kind: EventKind::Gap, at: now_text(), data, cause: None };
             // A history that begins anew says itself that something is missing before it.
             let said = turn.entries.first().and_then(|entry| Event::decode(&entry.payload).ok());
             if lost.is_some() || !said.is_some_and(|event| event.kind == EventKind::Gap) {
-                self.due.push_back((Arc::new(gap), before));
+                self.due.push_back((Arc::new(gap), at));
             }
         }
         for entry in turn.entries {

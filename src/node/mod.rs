@@ -16,7 +16,7 @@ mod once;
 mod pairs;
 mod parting;
 mod pulse;
-mod replay;
+pub mod replay;
 mod story;
 mod take;
 

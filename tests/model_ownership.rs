@@ -1,0 +1,316 @@
+//! One client socket per pair: claims, releases, dead nodes and nodes that come back, in every order of steps.
+//!
+//! A pair has a record in the registry (its epoch, its holder, whether it has ended) and a story that siblings hear.
+//! Every step at the registry is atomic, and what it tells is told in the same step. A caller may lose the reply and
+//! does the step again. Nodes stop for ever or stall at any point; a stalled node does not know it.
+//!
+//! 1. *Claim*: wins only if nobody holds the pair, under the next epoch; then `opened` is told under that fence.
+//! 2. *Ask*: a holder is asked to let go: it stops delivering, then releases, which tells `closed`. If no answer
+//!    comes, whoever asked releases that fence itself; then it claims again.
+//! 3. *Bury*: a node whose lease ran out is condemned, then its pairs are released, then it is forgotten. A condemned
+//!    node's beat is refused; it closes its sockets and takes none until it is forgotten.
+//!
+//! Each field of [`Rules`] is a part of that which one might leave out, or did not think of at first; for each there
+//! is a test that the checker finds what goes wrong without it.
+//!
+//! Bounded: one pair and the numbers in [`Bounds`]. An ask that is never heard is lost. "In the end" means: from every
+//! state, one fair continuation without further faults gets there ([`Ownership::quiet`]). The registry itself loses
+//! nothing here (a fence is its epoch; the nonce is for registries that do), and time is only an order of steps.
+
+#[path = "model_ownership/steps.rs"]
+mod steps;
+
+use stateright::{Checker, HasDiscoveries, Model, Property};
+use steps::{Act, Bounds, Burial, Lease, Node, Ownership, Rules, SOUND, Socket, Story, World};
+
+const STORY: &str = "every opened has one closed, in order, and nothing follows the end";
+const ONE: &str = "the registry recognises at most one socket";
+const ROBBED: &str = "burial takes nothing from a node whose lease lives";
+const CLOSED: &str = "in the end, no pair is held or open without a socket";
+const ZOMBIE: &str = "in the end, nobody delivers for a pair that it does not hold";
+const SHUT: &str = "in the end, every node that lives takes sockets";
+
+impl Ownership {
+    /// What the nodes and sockets that live do next; clients and faults aside.
+    fn steps(&self, w: &World, acts: &mut Vec<Act>) {
+        for (s, socket) in w.sockets.iter().enumerate() {
+            match *socket {
+                Socket::Claiming | Socket::Abandoning => acts.push(Act::Claim(s, true)),
+                Socket::Sent => acts.push(Act::Claim(s, false)),
+                Socket::Asking(older, None) if w.holder.is_none() || w.epoch != older => acts.push(Act::Answered(s)),
+                Socket::Asking(older, Some(_)) if w.story.last >= older && w.story.open != Some(older) => {
+                    acts.push(Act::Answered(s));
+                }
+                Socket::Opening(_) => acts.push(Act::Open(s, true)),
+                Socket::Serving(epoch) if w.asks & 1 << epoch != 0 => acts.push(Act::Yield(s)),
+                Socket::Leaving(..) => acts.push(Act::Release(s, true)),
+                Socket::Telling(_) => acts.push(Act::Tell(s)),
+                _ => {}
+            }
+        }
+        for (node, is) in w.nodes.iter().enumerate().filter(|(_, is)| is.up) {
+            if !matches!((is.lease, is.shut), (Lease::Live, false) | (Lease::Condemned, true)) {
+                acts.push(Act::Beat(node, true));
+            }
+            if self.rules.audit {
+                let stale = |s: usize| Self::fence(w.sockets[s]).is_some_and(|epoch| !self.holds(w, s, epoch));
+                acts.extend(self.on(node).any(stale).then_some(Act::Audit(node)));
+            }
+            let closed = self.on(node).all(|s| matches!(w.sockets[s], Socket::Gone | Socket::Waiting));
+            if is.burial != Burial::No {
+                acts.push(Act::Bury(node));
+            } else if is.shut && is.lease == Lease::Condemned && self.rules.buries_itself && closed {
+                acts.push(Act::Condemn(node, node));
+            } else if !is.shut {
+                for (dead, was) in w.nodes.iter().enumerate().filter(|(dead, _)| *dead != node) {
+                    if matches!(was.lease, Lease::Lapsed | Lease::Condemned) {
+                        acts.push(Act::Condemn(node, dead));
+                    }
+                }
+            }
+        }
+    }
+
+    /// What becomes of a world in which no client comes or goes, asks under way are lost, dead nodes' leases run out,
+    /// and otherwise everybody goes on.
+    fn quiet(&self, world: &World) -> World {
+        let mut w = World { asks: 0, ..world.clone() };
+        for _ in 0..100 {
+            let mut acts = Vec::new();
+            if let Some(dead) = w.nodes.iter().position(|node| !node.up && node.lease == Lease::Live) {
+                acts.push(Act::Lapse(dead));
+            }
+            self.steps(&w, &mut acts);
+            let asking = (0..w.sockets.len()).filter(|s| matches!(w.sockets[*s], Socket::Asking(..)));
+            acts.extend(asking.map(Act::Force));
+            match acts.first() {
+                Some(act) => self.step(&mut w, *act),
+                None => return w,
+            }
+        }
+        panic!("it goes on for ever: {world:?}");
+    }
+}
+
+impl Model for Ownership {
+    type State = World;
+    type Action = Act;
+
+    fn init_states(&self) -> Vec<World> {
+        let node = Node { up: true, shut: false, lease: Lease::Live, burial: Burial::No };
+        vec![World {
+            epoch: 0,
+            holder: None,
+            claimant: 0,
+            ended: false,
+            story: Story::default(),
+            nodes: vec![node; self.bounds.nodes],
+            sockets: vec![Socket::Waiting; self.bounds.sockets.len()],
+            asks: 0,
+            ender: None,
+            noted: false,
+            robbed: false,
+            crashes: 0,
+            lapses: 0,
+            lost_replies: 0,
+        }]
+    }
+
+    fn actions(&self, w: &World, acts: &mut Vec<Act>) {
+        if w.story.wrong || w.robbed {
+            return;
+        }
+        self.steps(w, acts);
+        if w.lost_replies < self.bounds.lost_replies {
+            let lose = |act: &Act| match *act {
+                Act::Claim(s, true) => Some(Act::Claim(s, false)),
+                Act::Open(s, true) => Some(Act::Open(s, false)),
+                Act::Release(s, true) => Some(Act::Release(s, false)),
+                Act::Beat(node, true) => Some(Act::Beat(node, false)),
+                _ => None,
+            };
+            let lost: Vec<Act> = acts.iter().filter_map(lose).collect();
+            acts.extend(lost);
+        }
+        for (s, socket) in w.sockets.iter().enumerate() {
+            if matches!(socket, Socket::Claiming | Socket::Asking(..) | Socket::Opening(_)) {
+                acts.push(Act::GiveUp(s));
+            }
+            match socket {
+                Socket::Waiting if w.nodes[self.bounds.sockets[s]].up && !w.nodes[self.bounds.sockets[s]].shut => {
+                    acts.push(Act::Arrive(s));
+                }
+                Socket::Asking(..) => acts.push(Act::Force(s)),
+                Socket::Serving(_) => {
+                    acts.push(Act::Leave(s, false));
+                    if self.bounds.chatter {
+                        acts.push(Act::Leave(s, true));
+                        acts.extend((!w.noted).then_some(Act::Note(s)));
+                    }
+                }
+                _ => {}
+            }
+        }
+        match w.ender {
+            Some(_) => acts.push(Act::EndIdle),
+            None if self.bounds.chatter && w.holder.is_none() && !w.ended && w.epoch > 0 => acts.push(Act::LookToEnd),
+            None => {}
+        }
+        for (node, is) in w.nodes.iter().enumerate() {
+            if is.lease == Lease::Live && w.lapses < self.bounds.lapses {
+                acts.push(Act::Lapse(node));
+            }
+            if is.up && w.crashes < self.bounds.crashes {
+                acts.push(Act::Crash(node));
+            }
+        }
+    }
+
+    fn next_state(&self, world: &World, act: Act) -> Option<World> {
+        let mut next = world.clone();
+        self.step(&mut next, act);
+        Some(next)
+    }
+
+    fn properties(&self) -> Vec<Property<Self>> {
+        let mut all = vec![
+            Property::always(STORY, |_, w: &World| !w.story.wrong),
+            Property::always(ROBBED, |_, w: &World| !w.robbed),
+            Property::always(ONE, |model: &Self, w: &World| {
+                let recognised = |s: &usize| {
+                    let socket = w.sockets[*s];
+                    let leaving = if let Socket::Leaving(epoch, _) = socket { Some(epoch) } else { None };
+                    Self::fence(socket).or(leaving).is_some_and(|epoch| model.holds(w, *s, epoch))
+                };
+                (0..w.sockets.len()).filter(recognised).count() <= 1
+            }),
+            Property::always(CLOSED, |model: &Self, w: &World| {
+                let w = model.quiet(w);
+                let serves = |epoch| {
+                    (0..w.sockets.len()).any(|s| w.sockets[s] == Socket::Serving(epoch) && model.holds(&w, s, epoch))
+                };
+                w.story.wrong || (w.holder.is_none_or(|_| serves(w.epoch)) && w.story.open.is_none_or(serves))
+            }),
+            Property::always(ZOMBIE, |model: &Self, w: &World| {
+                let w = model.quiet(w);
+                let zombie = |s: usize| Self::fence(w.sockets[s]).is_some_and(|epoch| !model.holds(&w, s, epoch));
+                w.story.wrong || !(0..w.sockets.len()).any(zombie)
+            }),
+            Property::always(SHUT, |model: &Self, w: &World| {
+                model.bounds.lapses == 0
+                    || model.quiet(w).nodes.iter().all(|node| !node.up || (!node.shut && node.lease == Lease::Live))
+            }),
+            Property::sometimes("as many sockets are served as may come", |_, w: &World| {
+                w.story.open.is_some_and(|at| usize::from(at) >= w.sockets.len())
+            }),
+        ];
+        if self.bounds.lapses > 0 {
+            let shut = |_: &Self, w: &World| w.nodes.iter().any(|node| node.shut);
+            all.push(Property::sometimes("a node learns that it is condemned", shut));
+        }
+        all
+    }
+}
+
+/// Nobody dies: three sockets on two nodes.
+const CALM: Bounds = Bounds { nodes: 2, sockets: &[0, 1, 0], crashes: 0, lapses: 0, lost_replies: 1, chatter: true };
+const TWO_NODES: Bounds =
+    Bounds { nodes: 2, sockets: &[0, 1], crashes: 1, lapses: 1, lost_replies: 1, chatter: true };
+const THREE_NODES: Bounds =
+    Bounds { nodes: 3, sockets: &[0, 0], crashes: 1, lapses: 1, lost_replies: 0, chatter: false };
+/// One node, or both, may be taken for dead twice.
+const RETURNS: Bounds = Bounds { lapses: 2, lost_replies: 0, chatter: false, ..TWO_NODES };
+
+fn assert_holds(bounds: Bounds) {
+    let checker = Ownership { rules: SOUND, bounds }.checker().threads(2).spawn_bfs().join();
+    let (states, depth) = (checker.unique_state_count(), checker.max_depth());
+    println!("{bounds:?}: {states} states, {depth} deep, {} properties", checker.model().properties().len());
+    checker.assert_properties();
+}
+
+/// Asserts that the checker finds how this goes wrong, and says the shortest way.
+fn assert_fails(what: &str, rules: Rules, bounds: Bounds, property: &'static str) {
+    for depth in 1..=20 {
+        let checker = Ownership { rules, bounds }.checker().finish_when(HasDiscoveries::AnyOf([property].into()));
+        let checker = checker.threads(2).target_max_depth(depth).spawn_bfs().join();
+        if let Some(path) = checker.discovery(property) {
+            let states = checker.unique_state_count();
+            return println!("{what}: {states} states until \"{property}\" fails: {:?}", path.into_actions());
+        }
+    }
+    panic!("{what} is not found out");
+}
+
+#[test]
+fn sockets_replace_each_other() {
+    assert_holds(CALM);
+}
+
+#[test]
+fn nodes_die_and_come_back() {
+    assert_holds(TWO_NODES);
+}
+
+#[test]
+fn nodes_come_back_and_are_buried_again() {
+    assert_holds(RETURNS);
+    assert_holds(Bounds { sockets: &[0], lapses: 2, ..THREE_NODES });
+}
+
+#[test]
+fn two_survivors_bury_one_node() {
+    assert_holds(THREE_NODES);
+}
+
+#[test]
+fn a_close_that_is_told_after_the_release_is_lost() {
+    let bounds = Bounds { lost_replies: 0, ..TWO_NODES };
+    assert_fails("told apart", Rules { release_tells: false, ..SOUND }, bounds, CLOSED);
+}
+
+#[test]
+fn a_claim_that_does_not_wait_tells_out_of_order() {
+    let bounds = Bounds { lost_replies: 0, crashes: 0, ..TWO_NODES };
+    assert_fails("taken over at once", Rules { claim_waits: false, ..SOUND }, bounds, STORY);
+}
+
+#[test]
+fn a_claim_whose_reply_is_lost_is_held_by_nobody() {
+    assert_fails("not repeated", Rules { claim_repeats: false, ..SOUND }, CALM, CLOSED);
+}
+
+#[test]
+fn burial_without_condemning_takes_from_the_living() {
+    let rules = Rules { condemns: false, burial_checks: false, ..SOUND };
+    assert_fails("not condemned", rules, TWO_NODES, ROBBED);
+}
+
+#[test]
+fn what_is_told_without_a_fence_comes_after_the_close() {
+    assert_fails("not fenced", Rules { fenced: false, ..SOUND }, TWO_NODES, STORY);
+}
+
+#[test]
+fn a_claim_of_the_forgotten_is_held_for_ever() {
+    assert_fails("claimed by a stranger", Rules { claim_of_the_known: false, ..SOUND }, TWO_NODES, CLOSED);
+}
+
+#[test]
+fn a_second_survivor_buries_who_came_back() {
+    assert_fails("buried unchecked", Rules { burial_checks: false, ..SOUND }, THREE_NODES, ROBBED);
+}
+
+#[test]
+fn without_audits_a_lost_ask_leaves_a_socket_that_nobody_recognises() {
+    assert_fails("not audited", Rules { audit: false, ..SOUND }, TWO_NODES, ZOMBIE);
+}
+
+#[test]
+fn the_last_node_stays_condemned() {
+    assert_fails("nobody buries it", Rules { buries_itself: false, ..SOUND }, TWO_NODES, SHUT);
+}
+
+#[test]
+fn a_burial_that_dawdles_forgets_who_came_back() {
+    assert_fails("forgotten unlooked", Rules { forgets_the_empty: false, ..SOUND }, RETURNS, CLOSED);
+}
