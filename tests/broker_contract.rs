@@ -526,7 +526,7 @@ mod redis_fails {
             ask(&["ZADD", &holds, "0", &stale[0], "0", &stale[1], "0", &stale[2]]);
         }
         link.registry.claim(idle, node, 1_000_000).await.unwrap();
-        assert_eq!(link.registry.holdings(node, 10).await.unwrap().pairs, [idle]);
+        assert_eq!(link.registry.holdings(node, 10).await.unwrap().pairs, [(idle, 1_000_000)]);
         assert_eq!(link.registry.holdings(node, 10).await.unwrap().members, []);
         let holder = link.registry.look_up(held).await.unwrap().unwrap().holder;
         link.registry.end(held, fence, holder, &[], &keep).await.unwrap();

@@ -250,6 +250,10 @@ pub enum Beat {
     Condemned,
 }
 
+/// One time that a node was declared dead. A node that came back and is declared dead again is under another sentence.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sentence(pub u64);
+
 /// Keeps records that one node holds at a time. A node holds what it claimed for as long as its own lease lives, so
 /// that an idle pair costs nothing.
 ///
@@ -362,9 +366,9 @@ pub trait Registry: Send + Sync + 'static {
     /// All nodes, expired ones included.
     async fn nodes(&self) -> Result<Vec<Peer>, BrokerError>;
 
-    /// Declares a node dead if its lease has run out: it can't be renewed until the node is buried. True when it is
-    /// declared dead, now or before.
-    async fn condemn(&self, node: NodeId) -> Result<bool, BrokerError>;
+    /// Declares a node dead if its lease has run out: it can't be renewed until the node is buried. Returns the sentence
+    /// under which it is declared dead, now or before.
+    async fn condemn(&self, node: NodeId) -> Result<Option<Sentence>, BrokerError>;
 
     /// A node that stops declares itself dead: whatever it still holds is for the others.
     async fn resign(&self, node: NodeId) -> Result<(), BrokerError>;
@@ -372,15 +376,16 @@ pub trait Registry: Send + Sync + 'static {
     /// What `node` holds, keeps or has in groups, at most `limit` of each.
     async fn holdings(&self, node: NodeId, limit: usize) -> Result<Holdings, BrokerError>;
 
-    /// Forgets a node that was declared dead, when all that it held is released: if it comes back, it begins anew.
-    async fn bury(&self, node: NodeId) -> Result<(), BrokerError>;
+    /// Forgets a node that is declared dead under this sentence, when all that it held is released: if it comes back,
+    /// it begins anew.
+    async fn bury(&self, node: NodeId, sentence: Sentence) -> Result<(), BrokerError>;
 }
 
 /// What a node is answerable for.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Holdings {
-    /// Pairs that it claimed and did not release.
-    pub pairs: Vec<PairId>,
+    /// Pairs that it claimed and did not release, each with its fence's nonce.
+    pub pairs: Vec<(PairId, u64)>,
     /// Pairs that it is the keeper of.
     pub kept: Vec<PairId>,
     /// Groups and the ids of its members in them.

@@ -184,7 +184,7 @@ impl Gateway {
 
     async fn open(&self, pair: PairId, query: &SocketQuery, protocols: &[String]) -> Result<Opened, Failure> {
         let offers = query.offers(protocols)?;
-        let mut opened = self.node.open_client(pair, &offers).await?;
+        let mut opened = self.node.open_client(pair, offers).await?;
         opened.subprotocol = choose(protocols, opened.facts.format);
         Ok(opened)
     }

@@ -55,7 +55,8 @@ impl Node {
         let all_closed = timeout_at(deadline - self.settings.drain / 10, self.sockets.wait()).await.is_ok();
         // Only who has told everything leaves the rest to the others.
         if timeout_at(deadline - self.settings.drain / 10, self.all_parted()).await.is_ok() {
-            self.sign_off().await;
+            self.retiring.cancel();
+            drop(timeout_at(deadline - self.settings.drain / 20, self.retired.cancelled()).await);
         }
         tokio::time::sleep_until(answering).await;
         self.stopped.cancel();

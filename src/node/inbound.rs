@@ -98,11 +98,14 @@ impl Node {
         self.hub.tell(pair, &Heard::Event(Arc::new(event), entry.position, entry.previous));
     }
 
-    /// Live traffic stopped, or goes on.
-    fn broker_delivers(&self, delivers: bool) {
+    /// Live traffic stopped, or goes on: whoever listens reads what was missed, and a client socket may have missed that
+    /// it was asked to yield.
+    fn broker_delivers(self: &Arc<Self>, delivers: bool) {
         self.broker_state(|state| state.delivers = delivers);
         if delivers {
             self.hub.tell_all(&Heard::Lost);
+            let node = Arc::clone(self);
+            self.spawn("check after a loss", async move { drop(node.check_clients().await) });
         }
     }
 

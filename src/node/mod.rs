@@ -136,6 +136,9 @@ pub struct Node {
     pub draining: CancellationToken,
     /// Cancelled when every socket is gone and the last loops may end.
     pub(crate) stopped: CancellationToken,
+    /// Cancelled when the node is to leave the cluster, and when it has.
+    retiring: CancellationToken,
+    retired: CancellationToken,
     /// What it says of itself, in the registry.
     about: bytes::Bytes,
     broker: Arc<dyn Broker>,
@@ -174,6 +177,8 @@ impl Node {
             sockets: TaskTracker::new(),
             draining: CancellationToken::new(),
             stopped,
+            retiring: CancellationToken::new(),
+            retired: CancellationToken::new(),
             about: Self::about(),
             interest: interest::Interest::new(Arc::clone(&link.broker)),
             broker: link.broker,

@@ -7,7 +7,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use super::{
     ClientMail, Node, Parting,
@@ -158,10 +158,32 @@ impl Node {
     /// # Errors
     /// [`Fault::NotFound`], [`Fault::Gone`], [`Fault::NoCommonFormat`], or when the broker can't be reached; then
     /// nothing is held.
-    pub async fn open_client(self: &Arc<Self>, pair: PairId, offers: &[Format]) -> Result<Opened, Failure> {
+    pub async fn open_client(self: &Arc<Self>, pair: PairId, offers: Vec<Format>) -> Result<Opened, Failure> {
+        let (done, opened) = oneshot::channel();
+        let node = Arc::clone(self);
+        // A task of its own: whoever asks may go away in the middle, and then what was taken must be given up.
+        self.spawn("opening", async move {
+            if let Err(Ok(unwanted)) = done.send(node.open(pair, offers).await) {
+                node.give_up(unwanted).await;
+            }
+        });
+        let stopping = || Failure::new(Fault::Internal, "the client socket could not be opened");
+        opened.await.unwrap_or_else(|_| Err(stopping()))
+    }
+
+    async fn give_up(self: &Arc<Self>, opened: Opened) {
+        let Opened { pair, fence, facts, outbox, room, mailbox, .. } = opened;
+        self.hub.unregister(pair, fence);
+        self.hub.exit(&room, &outbox);
+        self.return_mail(mailbox);
+        self.exit(pair, &facts.room).await;
+        drop(self.part(Parting::unheard(pair, fence, facts)));
+    }
+
+    async fn open(self: &Arc<Self>, pair: PairId, offers: Vec<Format>) -> Result<Opened, Failure> {
         let mut facts = self.find_pair(pair).await?.facts;
         if !offers.is_empty() {
-            facts.offers = offers.to_vec();
+            facts.offers = offers;
         }
         // Refused before anything is taken: a client that speaks the wrong format replaces nobody.
         let census = self.registry.census(&Group::Room(facts.room.clone())).await?;
@@ -172,26 +194,27 @@ impl Node {
         // An older one that is still here was taken for dead, and does not know it yet: its mailbox closes.
         drop(self.hub.register(pair, Client { fence, mailbox: sender }));
         let outbox = Arc::new(Outbox::new(facts.settings.queue_bytes, facts.settings.slow));
-        let failure = match self.enter(pair, fence, &facts.room, &facts.offers).await {
-            Ok(format) => {
-                let room = self.hub.enter(&facts.room, pair, &outbox);
-                facts.format = format;
-                let refused = match self.registry.revise(pair, fence, facts.write()?).await {
-                    Ok(true) => return Ok(Opened { pair, fence, facts, subprotocol: None, outbox, room, mailbox }),
-                    Ok(false) => {
-                        Failure::new(Fault::Conflict, "replaced by a newer client socket, or the pair ended")
-                    }
-                    Err(error) => error.into(),
-                };
-                self.hub.exit(&room, &outbox);
-                self.exit(pair, &facts.room).await;
-                refused
+        match self.enter(pair, fence, &facts.room, &facts.offers).await {
+            Ok(format) => facts.format = format,
+            Err(failure) => {
+                self.hub.unregister(pair, fence);
+                self.return_mail(mailbox);
+                drop(self.part(Parting::unheard(pair, fence, facts)));
+                return Err(failure);
             }
+        }
+        let room = self.hub.enter(&facts.room, pair, &outbox);
+        let written = match facts.write() {
+            Ok(bytes) => self.registry.revise(pair, fence, bytes).await.map_err(Failure::from),
+            Err(failure) => Err(failure),
+        };
+        let opened = Opened { pair, fence, facts, subprotocol: None, outbox, room, mailbox };
+        let failure = match written {
+            Ok(true) => return Ok(opened),
+            Ok(false) => Failure::new(Fault::Conflict, "replaced by a newer client socket, or the pair ended"),
             Err(failure) => failure,
         };
-        self.hub.unregister(pair, fence);
-        self.return_mail(mailbox);
-        drop(self.part(Parting::unheard(pair, fence, facts)));
+        self.give_up(opened).await;
         Err(failure)
     }
 

@@ -2,6 +2,7 @@
 //! last event.
 
 use std::{
+    collections::VecDeque,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -15,7 +16,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use super::{ClientMail, Facts, Node, parting::node_lost};
 use crate::{
-    broker::{Beat, BrokerError, Group, Step},
+    broker::{Beat, BrokerError, Group, Record, Step},
     hub::Heard,
     protocol::{Failure, Fence, NodeId, PairId, Topic},
 };
@@ -26,6 +27,8 @@ const LOOK: Duration = Duration::from_secs(2);
 const BATCH: usize = 256;
 /// How many of them are worked on at a time.
 const AT_ONCE: usize = 32;
+/// How many client sockets are compared with the registry at each beat.
+const AUDIT: usize = 64;
 
 /// Until when this node may be sure that nobody takes it for dead.
 pub(super) struct Lease {
@@ -44,6 +47,16 @@ impl Default for Lease {
 /// from a broker that was away: after an outage, all leases have run out.
 #[derive(Default)]
 struct Steady(Option<Instant>);
+
+/// What a node remembers from beat to beat.
+#[derive(Default)]
+struct Pulse {
+    steady: Steady,
+    /// Since when it is declared dead.
+    condemned: Option<Instant>,
+    /// The client sockets that are still to be looked at in this turn.
+    audited: VecDeque<(PairId, Fence)>,
+}
 
 impl Steady {
     fn beat(&mut self, sent: Instant, kept: bool, lease: Duration) {
@@ -109,51 +122,64 @@ impl Node {
         Ok(live.collect())
     }
 
+    /// Renews the lease, looks after dead nodes, and leaves the cluster at the end of a drain.
     pub(super) async fn keep_pulse(self: Arc<Self>) {
-        let lease = self.settings.lease;
-        let mut tick = interval(lease / 4);
+        let mut tick = interval(self.settings.lease / 4);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let (mut steady, mut condemned) = (Steady::default(), None);
+        let mut pulse = Pulse::default();
         loop {
             tokio::select! {
-                _ = tick.tick() => {}
+                _ = tick.tick() => self.one_beat(&mut pulse).await,
+                () = self.retiring.cancelled() => break,
                 () = self.stopped.cancelled() => return,
             }
-            let sent = Instant::now();
-            let beat = match self.beat().await {
-                Ok(beat) => beat,
-                Err(error) => {
-                    tracing::debug!(error = &error as &dyn std::error::Error, "the lease was not renewed");
-                    self.broker_answers(false);
-                    steady = Steady::default();
-                    continue;
-                }
-            };
-            self.broker_answers(true);
-            steady.beat(sent, beat == Beat::Kept, lease);
-            match beat {
-                Beat::Kept if self.leased() => self.renewed(sent),
-                Beat::Kept | Beat::Lapsed => {
-                    condemned = None;
-                    tracing::warn!("this node's lease had run out: checking what it still holds");
-                    if self.check_all().await {
-                        self.renewed(sent);
-                    }
-                }
-                Beat::Condemned => {
-                    let since = *condemned.get_or_insert_with(|| {
-                        tracing::warn!("this node was taken for dead: its client sockets are closed");
-                        Instant::now()
-                    });
-                    self.disown_all();
-                    // Others are at it; unless there are none.
-                    if since.elapsed() >= lease {
-                        self.bury(self.id).await.ok();
-                    }
+        }
+        // Here, because no beat may follow it.
+        self.sign_off().await;
+        self.retired.cancel();
+    }
+
+    async fn one_beat(&self, pulse: &mut Pulse) {
+        let (sent, lease) = (Instant::now(), self.settings.lease);
+        let beat = match self.beat().await {
+            Ok(beat) => beat,
+            Err(error) => {
+                tracing::debug!(error = &error as &dyn std::error::Error, "the lease was not renewed");
+                self.broker_answers(false);
+                pulse.steady = Steady::default();
+                return;
+            }
+        };
+        self.broker_answers(true);
+        pulse.steady.beat(sent, beat == Beat::Kept, lease);
+        match beat {
+            Beat::Kept if self.leased() => {
+                self.renewed(sent);
+                self.audit(&mut pulse.audited).await;
+                if pulse.steady.for_a(lease) {
+                    self.bury_the_dead().await;
                 }
             }
-            if beat == Beat::Kept && steady.for_a(lease) {
-                self.bury_the_dead().await;
+            // Lapsed; or that was said and not heard.
+            Beat::Kept | Beat::Lapsed => {
+                pulse.condemned = None;
+                tracing::warn!("this node's lease had run out: checking what it still holds");
+                if self.check_all().await {
+                    self.renewed(sent);
+                }
+            }
+            Beat::Condemned => {
+                let since = *pulse.condemned.get_or_insert_with(|| {
+                    tracing::warn!("this node was taken for dead: its client sockets are closed");
+                    Instant::now()
+                });
+                self.disown_all();
+                // Others are at it; unless there are none.
+                if since.elapsed() >= lease
+                    && let Err(error) = self.bury(self.id).await
+                {
+                    tracing::debug!(error = &error as &dyn std::error::Error, "this node is not buried yet");
+                }
             }
         }
     }
@@ -187,12 +213,16 @@ impl Node {
         }
     }
 
+    /// Releases all that a dead node held. Others may be at the same, be done before, and the node may be back by then:
+    /// so what was listed counts only if the node was under the same sentence before and after, and only under the
+    /// fences that were listed.
     async fn bury(&self, dead: NodeId) -> Result<(), BrokerError> {
-        if !self.registry.condemn(dead).await? {
-            return Ok(());
-        }
+        let Some(sentence) = self.registry.condemn(dead).await? else { return Ok(()) };
         loop {
             let mut held = self.registry.holdings(dead, BATCH).await?;
+            if self.registry.condemn(dead).await? != Some(sentence) {
+                return Ok(());
+            }
             if dead == self.id {
                 held.kept.clear();
             }
@@ -201,18 +231,24 @@ impl Node {
             }
             all(held.members.iter().map(|(group, id)| self.registry.leave(group, id, dead).map_ok(drop).boxed()))
                 .await?;
-            all(held.pairs.iter().map(|pair| self.bury_socket(dead, *pair).boxed())).await?;
+            all(held.pairs.iter().map(|(pair, nonce)| self.bury_socket(dead, *pair, *nonce).boxed())).await?;
             all(held.kept.iter().map(|pair| self.adopt(dead, *pair).boxed())).await?;
         }
         tracing::info!(node = %dead, "a dead node is buried");
-        self.registry.bury(dead).await
+        self.registry.bury(dead, sentence).await
     }
 
     /// Releases a pair that a dead node held, and tells how its client socket ended.
-    async fn bury_socket(&self, dead: NodeId, pair: PairId) -> Result<(), BrokerError> {
-        let Some(record) = self.registry.look_up(pair).await?.filter(|record| record.holder == Some(dead)) else {
+    async fn bury_socket(&self, dead: NodeId, pair: PairId, nonce: u64) -> Result<(), BrokerError> {
+        let record = self.registry.look_up(pair).await?;
+        let Some(record) = record.filter(|r| r.holder == Some(dead) && r.fence.nonce == nonce) else {
             return Ok(());
         };
+        self.take_for_lost(pair, &record).await
+    }
+
+    /// Releases a pair from a client socket whose node can't, and tells how it ended.
+    pub(super) async fn take_for_lost(&self, pair: PairId, record: &Record) -> Result<(), BrokerError> {
         let linger = Facts::read(&record.facts).map_or(self.settings.linger, |facts| facts.linger());
         let last = [node_lost(record.fence)];
         let keep = &self.settings.keep;
@@ -235,12 +271,24 @@ impl Node {
     /// This node may have been taken for dead: whatever others released meanwhile is not its own any more. True when
     /// all was looked at.
     async fn check_all(&self) -> bool {
+        self.hub.tell_all(&Heard::Lost);
+        self.check_clients().await.is_ok()
+    }
+
+    /// Compares every client socket with the registry.
+    pub(super) async fn check_clients(&self) -> Result<(), BrokerError> {
         let clients = self.hub.clients();
-        let checked = all(clients.iter().map(|(pair, fence)| self.check(*pair, *fence).boxed())).await;
-        for pair in self.hub.watched() {
-            self.hub.tell(pair, &Heard::Lost);
+        all(clients.iter().map(|(pair, fence)| self.check(*pair, *fence).boxed())).await
+    }
+
+    /// Looks at a few client sockets at each beat, in turn: one that lost its pair without being told would serve for
+    /// ever.
+    async fn audit(&self, audited: &mut VecDeque<(PairId, Fence)>) {
+        if audited.is_empty() {
+            audited.extend(self.hub.clients());
         }
-        checked.is_ok()
+        let portion: Vec<_> = audited.drain(..audited.len().min(AUDIT)).collect();
+        drop(all(portion.iter().map(|(pair, fence)| self.check(*pair, *fence).boxed())).await);
     }
 
     async fn check(&self, pair: PairId, fence: Fence) -> Result<(), BrokerError> {
@@ -275,12 +323,11 @@ impl Node {
 
     /// Leaves the cluster in good order: what it still keeps is for the others at once, and when there is nothing, they
     /// need not bury it.
-    pub(super) async fn sign_off(&self) {
+    async fn sign_off(&self) {
         let signed_off = async {
             self.registry.resign(self.id).await?;
-            let held = self.registry.holdings(self.id, 1).await?;
-            if held.pairs.is_empty() && held.members.is_empty() && held.kept.is_empty() {
-                self.registry.bury(self.id).await?;
+            if self.registry.holdings(self.id, 1).await?.kept.is_empty() {
+                self.bury(self.id).await?;
             }
             Ok::<(), BrokerError>(())
         };

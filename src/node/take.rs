@@ -14,7 +14,6 @@ use tokio::{
 use super::{
     ClientMail, Facts, Node, Parting, ReplyTo,
     ask::{BETWEEN_LOOKS, gone, not_found},
-    parting::node_lost,
     story::RETRY,
 };
 use crate::{
@@ -22,10 +21,36 @@ use crate::{
     protocol::{Failure, Fault, Fence, Mail, NodeId, PairId, Reply},
 };
 
-/// How long a socket may take to yield before it is taken for lost.
-const YIELD: Duration = Duration::from_secs(2);
+/// How long the node of a socket that is asked to yield may be silent before the socket is taken for lost.
+const SILENCE: Duration = Duration::from_secs(2);
+/// How long a socket may take to yield although its node answers.
+const YIELD: Duration = Duration::from_secs(6);
 /// How long a socket that wants a pair waits, where many others want it too.
-const QUEUE: Duration = Duration::from_secs(10);
+const QUEUE: Duration = Duration::from_secs(15);
+
+/// How long a client socket that has the pair is still waited for.
+#[derive(Default)]
+struct Patience {
+    held: Option<Fence>,
+    silent_since: Option<Instant>,
+    asked_since: Option<Instant>,
+}
+
+impl Patience {
+    /// Until when this one is waited for; `None` when it was for long enough.
+    fn with(&mut self, held: Fence) -> Option<Instant> {
+        let now = Instant::now();
+        if self.held != Some(held) {
+            *self = Self { held: Some(held), silent_since: Some(now), asked_since: Some(now) };
+        }
+        let until = (self.silent_since? + SILENCE).min(self.asked_since? + YIELD);
+        (now < until).then_some(until)
+    }
+
+    fn answered(&mut self) {
+        self.silent_since = Some(Instant::now());
+    }
+}
 
 impl Node {
     /// Takes the pair.
@@ -36,10 +61,15 @@ impl Node {
     pub(super) async fn take(self: &Arc<Self>, pair: PairId, facts: &Facts) -> Result<Fence, Failure> {
         self.must_be_leased()?;
         let (nonce, deadline) = (rand::random(), Instant::now() + QUEUE);
-        let mut asked: Option<(Fence, Instant)> = None;
+        let mut patience = Patience::default();
         while Instant::now() < deadline {
             let held = match self.registry.claim(pair, self.id, nonce).await {
-                Ok(Claim::Won(fence)) => return Ok(fence),
+                Ok(Claim::Won(fence)) if self.leased() => return Ok(fence),
+                Ok(Claim::Won(fence)) => {
+                    drop(self.part(Parting::unheard(pair, fence, facts.clone())));
+                    self.must_be_leased()?;
+                    continue;
+                }
                 Ok(Claim::Held(record)) => record,
                 Ok(Claim::Ended) => return Err(gone()),
                 Ok(Claim::Missing) => return Err(not_found(pair)),
@@ -48,9 +78,7 @@ impl Node {
                     return Err(error.into());
                 }
             };
-            let since = asked.filter(|(fence, _)| *fence == held.fence).map_or_else(Instant::now, |(_, since)| since);
-            asked = Some((held.fence, since));
-            self.have_let_go(pair, &held, since + YIELD).await?;
+            self.have_let_go(pair, &held, &mut patience).await?;
         }
         Err(Failure::new(Fault::Overloaded, "too many client sockets are opened for this pair at once: try again"))
     }
@@ -62,33 +90,37 @@ impl Node {
     }
 
     /// Has whoever holds the pair let go of it, or finds that it can't any more.
-    async fn have_let_go(&self, pair: PairId, held: &Record, deadline: Instant) -> Result<(), BrokerError> {
+    async fn have_let_go(&self, pair: PairId, held: &Record, patience: &mut Patience) -> Result<(), BrokerError> {
         let Some(holder) = held.holder else { return Ok(()) };
-        if Instant::now() < deadline {
-            if !self.ask_to_yield(holder, pair, held.fence, deadline).await {
-                // It is just opening, or closing, or gone.
+        let Some(until) = patience.with(held.fence) else {
+            tracing::warn!(%pair, node = %holder, "a client socket does not yield: it is taken for lost");
+            return self.take_for_lost(pair, held).await;
+        };
+        match self.ask_to_yield(holder, pair, held.fence, until).await {
+            Some(Reply::Done(_)) => {}
+            // It is just opening or closing, on a node that lives.
+            Some(_) => {
+                patience.answered();
                 sleep(BETWEEN_LOOKS).await;
             }
-            return Ok(());
+            None => sleep(BETWEEN_LOOKS).await,
         }
-        tracing::warn!(%pair, node = %holder, "a client socket does not yield: it is taken for lost");
-        let linger = Facts::read(&held.facts).map_or(self.settings.linger, |facts| facts.linger());
-        let last = [node_lost(held.fence)];
-        self.registry.release(pair, held.fence, self.id, linger, &last, &self.settings.keep).await?;
         Ok(())
     }
 
-    /// Asks a client socket to yield; true when it has.
-    async fn ask_to_yield(&self, node: NodeId, pair: PairId, held: Fence, deadline: Instant) -> bool {
+    /// Asks a client socket to yield; nothing is returned when its node is silent.
+    async fn ask_to_yield(&self, node: NodeId, pair: PairId, held: Fence, until: Instant) -> Option<Reply> {
         if node == self.id {
             let (reply, yielded) = oneshot::channel();
             let mail = ClientMail::Yield { held, reply: ReplyTo::Here(reply) };
-            let left = self.hub.fence(pair) == Some(held) && self.hub.send(pair, mail).is_ok();
-            return left && matches!(timeout_at(deadline, yielded).await, Ok(Ok(Reply::Done(_))));
+            if self.hub.fence(pair) != Some(held) || self.hub.send(pair, mail).is_err() {
+                return Some(Reply::NotHere);
+            }
+            return timeout_at(until, yielded).await.ok().map(|reply| reply.unwrap_or(Reply::NotHere));
         }
         let (number, reply) = self.expect_reply();
         let ask = Mail::Yield { number, from: self.id, pair, held };
-        matches!(self.post_until_answered(node, &ask, number, reply, deadline).await, Ok(Reply::Done(_)))
+        self.post_until_answered(node, &ask, number, reply, until).await.ok()
     }
 
     /// The answer to a claim was lost: if it was won, nobody serves it, and it is given up.

@@ -6,7 +6,7 @@ use tokio::task::JoinSet;
 
 use super::{ALL, LONG, Nodes, UP, claimed, created, number, released, until};
 use crate::{
-    broker::{Beat, Census, Claim, Group, Member},
+    broker::{Beat, Census, Claim, Group, Member, Sentence},
     protocol::{NodeId, PairId},
 };
 
@@ -96,7 +96,8 @@ pub async fn holdings_follow(nodes: &mut Nodes) {
         fences.push(claimed(a, pair, one).await);
         pairs.push(pair);
     }
-    assert_eq!(holdings(one, 100).await.pairs, pairs);
+    let held: Vec<_> = pairs.iter().copied().zip(fences.iter().map(|fence| fence.nonce)).collect();
+    assert_eq!(holdings(one, 100).await.pairs, held);
     assert_eq!(holdings(one, 3).await.pairs.len(), 3);
     assert_eq!(holdings(one, 0).await.pairs.len(), 0);
     assert_eq!(holdings(two, 100).await.pairs, []);
@@ -104,12 +105,12 @@ pub async fn holdings_follow(nodes: &mut Nodes) {
     for (n, by) in [(0, two), (1, one), (3, one)] {
         assert!(released(b, pairs[n], fences[n], by).await);
     }
-    claimed(b, pairs[1], two).await;
+    let theirs = claimed(b, pairs[1], two).await;
     a.registry.end(pairs[2], fences[2], Some(one), &[], &ALL).await.expect(UP);
     let again = claimed(a, pairs[3], one).await;
     assert!(!released(a, pairs[3], fences[3], one).await);
-    assert_eq!(holdings(one, 100).await.pairs, [pairs[3]]);
-    assert_eq!(holdings(two, 100).await.pairs, [pairs[1]]);
+    assert_eq!(holdings(one, 100).await.pairs, [(pairs[3], again.nonce)]);
+    assert_eq!(holdings(two, 100).await.pairs, [(pairs[1], theirs.nonce)]);
     assert!(released(a, pairs[3], again, one).await);
     assert_eq!(holdings(one, 100).await.pairs, []);
     // Claims that fail hold nothing.
@@ -155,29 +156,36 @@ pub async fn nodes_live_expire_and_are_buried(nodes: &mut Nodes) {
     assert_eq!(beat(two, 4, LONG).await, Beat::Lapsed, "late, and nobody has acted on that");
     assert_eq!(beat(two, 4, LONG).await, Beat::Kept);
     assert!(peers().await.iter().all(|peer| !peer.expired));
-    assert!(!condemn(two).await, "it lives");
-    assert!(!condemn(NodeId::fresh()).await, "nobody knows it");
+    assert_eq!(condemn(two).await, None, "it lives");
+    assert_eq!(condemn(NodeId::fresh()).await, None, "nobody knows it");
 
     assert_eq!(beat(two, 5, short).await, Beat::Kept);
     expires(two).await;
-    assert!(condemn(two).await);
-    assert!(condemn(two).await, "it stays so");
+    let sentence = condemn(two).await.expect("its lease has run out");
+    assert_eq!(condemn(two).await, Some(sentence), "it stays so");
     assert_eq!(beat(two, 6, LONG).await, Beat::Condemned);
     assert!(peers().await.iter().any(|peer| peer.node == two && peer.expired), "and is not renewed");
-
-    b.registry.bury(one).await.expect(UP);
+    b.registry.bury(one, sentence).await.expect(UP);
     assert_eq!(beat(one, 6, LONG).await, Beat::Kept, "who lives is not buried");
+    b.registry.bury(two, Sentence(sentence.0 + 1)).await.expect(UP);
+    assert_eq!(beat(two, 6, LONG).await, Beat::Condemned, "not under another sentence");
+
     let (pair, kept) = (created(a, one).await, created(a, two).await);
-    claimed(a, pair, two).await;
-    a.registry.bury(two).await.expect(UP);
+    let fence = claimed(a, pair, two).await;
+    a.registry.bury(two, sentence).await.expect(UP);
     assert_eq!(peers().await.iter().map(|peer| peer.node).collect::<Vec<_>>(), [one]);
     let held = b.registry.holdings(two, 10).await.expect(UP);
-    assert_eq!((held.pairs, held.kept), (vec![pair], vec![kept]), "what stands is not forgotten with it");
+    assert_eq!(
+        (held.pairs, held.kept),
+        (vec![(pair, fence.nonce)], vec![kept]),
+        "what stands is not forgotten with it"
+    );
     assert_eq!(beat(two, 7, LONG).await, Beat::Lapsed, "it learns that it was forgotten, and begins anew");
     assert_eq!(beat(two, 7, LONG).await, Beat::Kept);
-    b.registry.bury(NodeId::fresh()).await.expect(UP);
+    b.registry.bury(two, sentence).await.expect(UP);
+    assert_eq!(beat(two, 7, LONG).await, Beat::Kept, "that was in another life");
 
     a.registry.resign(two).await.expect(UP);
     assert_eq!(beat(two, 8, LONG).await, Beat::Condemned, "it said so itself");
-    assert!(condemn(two).await);
+    assert!(condemn(two).await.is_some_and(|again| again != sentence));
 }

@@ -101,7 +101,7 @@ pub async fn lost_records_are_restored(nodes: &mut Nodes) {
     assert_eq!(restore(one, fence, 1).await, Step::Taken(()));
     let record = Record { facts: number(1), fence, holder: Some(one), keeper: None, heard: true, ended: false };
     assert_eq!(b.registry.look_up(pair).await.expect(UP), Some(record));
-    assert_eq!(b.registry.holdings(one, 10).await.expect(UP).pairs, [pair]);
+    assert_eq!(b.registry.holdings(one, 10).await.expect(UP).pairs, [(pair, 70)]);
     assert_eq!(restore(one, fence, 2).await, Step::Taken(()), "it is its own already");
     assert_eq!(restore(two, Fence { epoch: 1, nonce: 1 }, 3).await, Step::Refused);
     assert_eq!(all_of(&*b.broker, &pair.into()).await.len(), 1, "told once");

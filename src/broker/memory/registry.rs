@@ -12,11 +12,12 @@ use tokio::time::Instant;
 
 use super::{
     port::Port,
-    store::{Command, Held, Known, Roll, Store, Timed},
+    store::{Command, Held, Known, Lease, Roll, Store, Timed},
 };
 use crate::{
     broker::{
-        Beat, Begun, BrokerError, Census, Claim, Draft, Group, Holdings, Keep, Member, Peer, Record, Registry, Step,
+        Beat, Begun, BrokerError, Census, Claim, Draft, Group, Holdings, Keep, Member, Peer, Record, Registry,
+        Sentence, Step,
     },
     protocol::{Fence, NodeId, PairId, Topic},
 };
@@ -29,6 +30,17 @@ impl Store {
         if let Some(held) = before.keeper.and_then(|node| self.holdings.get_mut(&node)) {
             held.kept.remove(&pair);
         }
+    }
+
+    fn condemn(&mut self, node: NodeId) -> Option<Sentence> {
+        let fresh = Sentence(self.sentences);
+        let known = self.nodes.get_mut(&node)?;
+        if let Lease::Condemned(sentence) = known.lease {
+            return Some(sentence);
+        }
+        known.lease = Lease::Condemned(fresh);
+        self.sentences += 1;
+        Some(fresh)
     }
 
     fn member_leaves(&mut self, group: &Group, id: &str, node: NodeId) {
@@ -289,11 +301,11 @@ impl Registry for Port {
         let mut store = self.medium.store.lock();
         let now = Instant::now();
         let stands = match store.nodes.get(&node) {
-            Some(Known { until: None, .. }) => return Ok(Beat::Condemned),
+            Some(Known { lease: Lease::Condemned(_), .. }) => return Ok(Beat::Condemned),
             Some(known) if !known.expired(now) => Beat::Kept,
             _ => Beat::Lapsed,
         };
-        store.nodes.insert(node, Known { value, until: Some(now + lease) });
+        store.nodes.insert(node, Known { value, lease: Lease::Until(now + lease) });
         Ok(stands)
     }
 
@@ -308,34 +320,31 @@ impl Registry for Port {
         Ok(store.nodes.iter().map(peer).collect())
     }
 
-    async fn condemn(&self, node: NodeId) -> Result<bool, BrokerError> {
+    async fn condemn(&self, node: NodeId) -> Result<Option<Sentence>, BrokerError> {
         let mut store = self.medium.store.lock();
-        let Some(known) = store.nodes.get_mut(&node).filter(|known| known.expired(Instant::now())) else {
-            return Ok(false);
-        };
-        known.until = None;
-        Ok(true)
+        let expired = store.nodes.get(&node).is_some_and(|known| known.expired(Instant::now()));
+        Ok(if expired { store.condemn(node) } else { None })
     }
 
     async fn resign(&self, node: NodeId) -> Result<(), BrokerError> {
-        if let Some(known) = self.medium.store.lock().nodes.get_mut(&node) {
-            known.until = None;
-        }
+        self.medium.store.lock().condemn(node);
         Ok(())
     }
 
     async fn holdings(&self, node: NodeId, limit: usize) -> Result<Holdings, BrokerError> {
         let store = self.medium.store.lock();
+        let nonce = |pair: &PairId| Some((*pair, store.records.get(pair)?.value.fence.nonce));
         Ok(store.holdings.get(&node).map_or_else(Holdings::default, |held| Holdings {
-            pairs: held.pairs.iter().take(limit).copied().collect(),
+            pairs: held.pairs.iter().filter_map(nonce).take(limit).collect(),
             kept: held.kept.iter().take(limit).copied().collect(),
             members: held.members.iter().take(limit).cloned().collect(),
         }))
     }
 
-    async fn bury(&self, node: NodeId) -> Result<(), BrokerError> {
+    async fn bury(&self, node: NodeId, sentence: Sentence) -> Result<(), BrokerError> {
         let mut store = self.medium.store.lock();
-        if store.nodes.get(&node).is_some_and(|known| known.until.is_none()) {
+        let lease = store.nodes.get(&node).map(|known| known.lease);
+        if matches!(lease, Some(Lease::Condemned(under)) if under == sentence) {
             store.nodes.remove(&node);
             if store.holdings.get(&node).is_some_and(Held::is_empty) {
                 store.holdings.remove(&node);

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use crate::{
-    broker::{Draft, Entry, Group, Keep, Page, Record},
+    broker::{Draft, Entry, Group, Keep, Page, Record, Sentence},
     protocol::{NodeId, PairId, Position, Topic},
 };
 
@@ -86,6 +86,7 @@ pub(super) struct Store {
     pub(super) commands: HashMap<(PairId, String), Timed<Command>>,
     pub(super) groups: HashMap<Group, Roll>,
     pub(super) nodes: BTreeMap<NodeId, Known>,
+    pub(super) sentences: u64,
     pub(super) holdings: HashMap<NodeId, Held>,
     due: BinaryHeap<Reverse<(Instant, Due)>>,
 }
@@ -102,13 +103,22 @@ pub(super) enum Command {
 /// A node.
 pub(super) struct Known {
     pub(super) value: Bytes,
-    /// The end of its lease; `None` when it was declared dead.
-    pub(super) until: Option<Instant>,
+    pub(super) lease: Lease,
+}
+
+/// How a node's lease stands.
+#[derive(Clone, Copy)]
+pub(super) enum Lease {
+    Until(Instant),
+    Condemned(Sentence),
 }
 
 impl Known {
     pub(super) fn expired(&self, now: Instant) -> bool {
-        self.until.is_none_or(|until| until <= now)
+        match self.lease {
+            Lease::Until(until) => until <= now,
+            Lease::Condemned(_) => true,
+        }
     }
 }
 

@@ -111,8 +111,8 @@ impl Redis {
     pub(super) async fn read_holds(&self, node: NodeId, limit: usize) -> Result<Holdings, BrokerError> {
         let mut holdings = Holdings::default();
         self.each_hold(node, ["[p ", "(p!"], limit, |hold| {
-            if let Hold::Pair(pair, _) = hold {
-                holdings.pairs.push(pair);
+            if let Hold::Pair(pair, nonce) = hold {
+                holdings.pairs.push((pair, nonce));
             }
         })
         .await?;

@@ -18,7 +18,8 @@ use super::{
 };
 use crate::{
     broker::{
-        Beat, Begun, BrokerError, Census, Claim, Draft, Group, Holdings, Keep, Member, Peer, Record, Registry, Step,
+        Beat, Begun, BrokerError, Census, Claim, Draft, Group, Holdings, Keep, Member, Peer, Record, Registry,
+        Sentence, Step,
     },
     protocol::{Fence, NodeId, PairId},
 };
@@ -291,9 +292,11 @@ impl Registry for Redis {
         }
     }
 
-    async fn condemn(&self, node: NodeId) -> Result<bool, BrokerError> {
+    async fn condemn(&self, node: NodeId) -> Result<Option<Sentence>, BrokerError> {
         let args = vec![node.to_string().into()];
-        Ok(as_integer(&script::CONDEMN.call(&self.commands, vec![self.keys.alive()], args).await?)? == 1)
+        let sentence = script::CONDEMN.call(&self.commands, vec![self.keys.alive()], args).await?;
+        let sentence = if sentence.is_null() { None } else { Some(as_integer(&sentence)?) };
+        Ok(sentence.map(|sentence| Sentence(sentence.unsigned_abs())))
     }
 
     async fn resign(&self, node: NodeId) -> Result<(), BrokerError> {
@@ -318,12 +321,13 @@ impl Registry for Redis {
         self.read_holds(node, limit).await
     }
 
-    async fn bury(&self, node: NodeId) -> Result<(), BrokerError> {
+    async fn bury(&self, node: NodeId, sentence: Sentence) -> Result<(), BrokerError> {
         // Entries that stand for nothing go with the node. They are looked up before it can begin anew, so that none
         // of its next life is among them.
         let stale = self.stale_holds(node).await?;
         let keys = vec![self.keys.alive(), self.keys.value()];
-        let buried = script::BURY.call(&self.commands, keys, vec![node.to_string().into()]).await?;
+        let args = vec![node.to_string().into(), sentence.0.to_string().into()];
+        let buried = script::BURY.call(&self.commands, keys, args).await?;
         if as_integer(&buried)? == 1 {
             self.strike_all(node, stale).await;
         }
