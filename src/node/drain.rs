@@ -9,8 +9,6 @@ use serde_json::json;
 use tokio::time::{Instant, timeout_at};
 
 use super::{Node, time_text};
-use crate::{hub::Heard, protocol::EventKind};
-
 /// How many sockets may be closed in a second when there are many: those who reconnect arrive elsewhere at this pace.
 /// Few are spread over the time that the node answers anyhow.
 const PACE: u32 = 500;
@@ -45,11 +43,12 @@ impl Node {
         let deadline = Instant::now() + self.settings.drain;
         let answering = Instant::now() + self.settings.farewell;
         tracing::info!(clients = self.hub.client_count(), "draining");
-        let data = json!({
+        let notice = json!({
             "deadline": time_text(SystemTime::now() + self.settings.drain),
             "reconnect_within": self.drain_plan().siblings.as_secs_f64().ceil().max(1.0),
         });
-        self.hub.tell_all(&Heard::Aside(EventKind::NodeDraining, Arc::new(data)));
+        // Every feed tells it, also one that is only just opening.
+        drop(self.drain_notice.set(notice));
         self.draining.cancel();
         self.sockets.close();
         let all_closed = timeout_at(deadline - self.settings.drain / 10, self.sockets.wait()).await.is_ok();

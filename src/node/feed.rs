@@ -1,13 +1,17 @@
 //! Feeds: a pair's story for one listener, from a cursor on and then live.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering::Relaxed},
+use std::{
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
 };
 
 use futures_util::future::BoxFuture;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
+use tokio_util::sync::WaitForCancellationFutureOwned;
 
 use super::{
     Node, now_text,
@@ -39,6 +43,8 @@ pub struct Feed {
     replay: Replay,
     reading: Option<BoxFuture<'static, Result<Page, BrokerError>>>,
     due: std::collections::VecDeque<FeedItem>,
+    /// The beginning of the node's drain, until it is told.
+    draining: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
 }
 
 impl Feed {
@@ -63,6 +69,7 @@ impl Feed {
             replay: Replay::new(after.unwrap_or_default()),
             reading: None,
             due: std::collections::VecDeque::new(),
+            draining: Some(Box::pin(node.draining.clone().cancelled_owned())),
         };
         match after {
             Some(_) => feed.read(),
@@ -95,7 +102,14 @@ impl Feed {
                 }
                 continue;
             }
-            let heard = self.mailbox.recv().await;
+            let heard = tokio::select! {
+                heard = self.mailbox.recv() => heard,
+                () = begun(&mut self.draining) => {
+                    self.draining = None;
+                    let notice = self.node.drain_notice.get().cloned().unwrap_or_default();
+                    return self.aside(EventKind::NodeDraining, notice);
+                }
+            };
             // After a miss the history tells everything, this event included.
             let missed = self.missed.swap(false, Relaxed);
             match heard {
@@ -161,6 +175,14 @@ impl Feed {
         if turn.again {
             self.read();
         }
+    }
+}
+
+/// Completes when the drain begins, if that is still to be told.
+async fn begun(draining: &mut Option<Pin<Box<WaitForCancellationFutureOwned>>>) {
+    match draining {
+        Some(draining) => draining.as_mut().await,
+        None => std::future::pending().await,
     }
 }
 

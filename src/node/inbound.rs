@@ -74,7 +74,15 @@ impl Node {
                 }
             }
             Ok(Envelope::Mail(Mail::Yield { number, from, pair, held })) => {
-                self.deliver(pair, ClientMail::Yield { held, reply: ReplyTo::Node(from, number) });
+                let reply = ReplyTo::Node(from, number);
+                match self.asked.hear(from, number, self.settings.command_timeout * 2) {
+                    Known::First => self.deliver(pair, ClientMail::Yield { held, reply }),
+                    // Slow is not silent: whoever waits is to know that this node lives.
+                    Known::Running | Known::TooMany => {
+                        self.post(from, &Mail::Reply { number, outcome: Reply::Again });
+                    }
+                    Known::Replied(outcome) => self.post(from, &Mail::Reply { number, outcome }),
+                }
             }
             Ok(Envelope::Mail(Mail::Reply { number, outcome })) => self.complete(number, outcome),
             Ok(Envelope::Frames { .. }) => tracing::warn!("frames where mail belongs"),

@@ -22,7 +22,7 @@ mod take;
 
 use std::{
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
     time::{Duration, SystemTime},
@@ -30,6 +30,7 @@ use std::{
 
 use dashmap::DashMap;
 use futures_util::FutureExt as _;
+use serde_json::Value;
 use time::{OffsetDateTime, format_description::BorrowedFormatItem, macros::format_description};
 use tokio::sync::oneshot;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -134,6 +135,8 @@ pub struct Node {
     pub sockets: TaskTracker,
     /// Cancelled when the node begins to stop.
     pub draining: CancellationToken,
+    /// What siblings are told of the drain; set before it begins.
+    drain_notice: OnceLock<Value>,
     /// Cancelled when every socket is gone and the last loops may end.
     pub(crate) stopped: CancellationToken,
     /// Cancelled when the node is to leave the cluster, and when it has.
@@ -176,6 +179,7 @@ impl Node {
             tasks,
             sockets: TaskTracker::new(),
             draining: CancellationToken::new(),
+            drain_notice: OnceLock::new(),
             stopped,
             retiring: CancellationToken::new(),
             retired: CancellationToken::new(),

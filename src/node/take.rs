@@ -24,9 +24,9 @@ use crate::{
 /// How long the node of a socket that is asked to yield may be silent before the socket is taken for lost.
 const SILENCE: Duration = Duration::from_secs(2);
 /// How long a socket may take to yield although its node answers.
-const YIELD: Duration = Duration::from_secs(6);
+const YIELD: Duration = Duration::from_secs(10);
 /// How long a socket that wants a pair waits, where many others want it too.
-const QUEUE: Duration = Duration::from_secs(15);
+const QUEUE: Duration = Duration::from_secs(20);
 
 /// How long a client socket that has the pair is still waited for.
 #[derive(Default)]
@@ -98,7 +98,7 @@ impl Node {
         };
         match self.ask_to_yield(holder, pair, held.fence, until).await {
             Some(Reply::Done(_)) => {}
-            // It is just opening or closing, on a node that lives.
+            // It is just opening or closing, or slow, on a node that lives.
             Some(_) => {
                 patience.answered();
                 sleep(BETWEEN_LOOKS).await;
@@ -116,7 +116,9 @@ impl Node {
             if self.hub.fence(pair) != Some(held) || self.hub.send(pair, mail).is_err() {
                 return Some(Reply::NotHere);
             }
-            return timeout_at(until, yielded).await.ok().map(|reply| reply.unwrap_or(Reply::NotHere));
+            let reply =
+                timeout_at(until, yielded).await.map_or(Reply::Again, |reply| reply.unwrap_or(Reply::NotHere));
+            return Some(reply);
         }
         let (number, reply) = self.expect_reply();
         let ask = Mail::Yield { number, from: self.id, pair, held };

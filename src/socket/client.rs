@@ -26,6 +26,8 @@ use crate::{
     protocol::{Cause, CloseCode, Closing, EventKind, Fence, PairId, Reply},
 };
 
+/// How long the answer to a handshake may take to be on its way.
+const UPGRADE: Duration = Duration::from_secs(5);
 /// How long the last events of a socket may take to be written.
 const LAST_WORDS: Duration = Duration::from_secs(5);
 
@@ -138,7 +140,8 @@ pub async fn serve_client(
         "subprotocol": subprotocol,
     });
     client.story.raise(EventKind::ClientOpened, opened, None);
-    match upgrade.await {
+    // One that does not come to pass must not keep the pair, nor the mail that comes for it.
+    match tokio::time::timeout(UPGRADE, upgrade).await.ok().flatten() {
         Some(upgraded) => {
             let (mut reader, mut writer) = upgraded.split(client.node.settings.max_message_bytes).await;
             let ending = client.run(&mut mailbox, &mut reader, &mut writer).await;
