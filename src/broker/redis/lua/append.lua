@@ -6,7 +6,7 @@ local channel, nonce, mark, payload = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local events, age, most, orphan = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8])
 
 local function deliver(id, previous)
-  redis.call('PUBLISH', channel, 'e' .. id .. ' ' .. previous .. ' ' .. payload)
+  redis.call('SPUBLISH', channel, 'e' .. id .. ' ' .. previous .. ' ' .. payload)
   return id
 end
 
