@@ -269,7 +269,8 @@ impl Keeper {
                 Asked::Change(change) => changes.push(change),
                 Asked::TakeOver(channels, done) => {
                     let in_force = self.up && self.put_in_force(Vec::new(), channels).await.is_ok();
-                    drop(done.send(in_force && self.is_undisturbed()));
+                    // Nobody waits for it any more when the lookout has ended.
+                    let _ = done.send(in_force && self.is_undisturbed());
                 }
             }
         }
