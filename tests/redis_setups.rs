@@ -64,15 +64,15 @@ impl Nodes {
 macro_rules! keep_each_clause {
     ($($clause:ident)*) => {
         async fn keep_the_contract(url: String) {
-            let nodes = Nodes::of(url);
-            // A set-up takes long to start: so the clauses share one, each with keys of its own.
+            // A set-up takes long to start: so the clauses share one, each with nodes and keys of its own.
             $({
                 println!("{}", stringify!($clause));
+                let nodes = Nodes::of(url.clone());
                 let prefix = concat!(stringify!($clause), ":");
                 let mut three = [nodes.link(prefix).await, nodes.link(prefix).await, nodes.link(prefix).await];
                 conformance::$clause(&mut three).await;
+                nodes.end().await;
             })*
-            nodes.end().await;
         }
     };
 }

@@ -61,8 +61,14 @@ impl Lookout {
         let end = Instant::now() + START;
         let (tasks, stop) = (tasks.clone(), stop.clone());
         let mut lookout = Self { target, topology: Topology::new(), shared: shared.clone(), tasks, stop, next: 1 };
-        let Some(view) = lookout.topology.look(&lookout.target).await else {
-            return Err(Error::new(ErrorKind::IO, "nobody tells who the primaries are"));
+        let view = loop {
+            match lookout.topology.look(&lookout.target).await {
+                Some(view) => break view,
+                None if Instant::now() + JOIN + JOIN >= end => {
+                    return Err(Error::new(ErrorKind::IO, "nobody tells who the primaries are"));
+                }
+                None => tokio::time::sleep(PAUSE).await,
+            }
         };
         let opened = lookout.open(&view.owners, end.saturating_duration_since(Instant::now())).await;
         let failed = opened.values().find_map(|outcome| outcome.as_ref().err().cloned());
