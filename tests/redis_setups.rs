@@ -167,6 +167,8 @@ struct Traffic {
 
 impl Traffic {
     async fn start(url: String) -> Self {
+        // What a node would log, for whoever looks into a failure: RUST_LOG=sibling_sockets=debug.
+        drop(tracing_subscriber::fmt().with_env_filter(tracing_subscriber::EnvFilter::from_default_env()).try_init());
         let nodes = Nodes::of(url);
         let rooms: Vec<_> = (0..6).map(|n| Topic::Room(format!("hall{n}").parse().unwrap())).collect();
         let pairs: Vec<_> = (0..4).map(|_| Topic::Pair(PairId::fresh())).collect();

@@ -51,8 +51,12 @@ const AGAIN: Duration = Duration::from_millis(5);
 /// How often an idle connection must show that it is alive: half-open ones look like silence otherwise.
 const HEARTBEAT: Duration = Duration::from_secs(3);
 
-/// How soon Redis is asked again after it has counted other subscriptions than are wanted.
-const DIFFERS: Duration = Duration::from_secs(1);
+/// How soon Redis is asked again after it has counted other subscriptions than are wanted, or after a slot has moved.
+const SOON: Duration = Duration::from_millis(500);
+
+/// How long a new primary may still take subscriptions away: it does so each time that it is told that it owns a slot,
+/// which those who move slots, and the cluster's other members, may do again and again.
+const UNSETTLED: Duration = Duration::from_secs(5);
 
 /// What became of a change.
 type Outcome = Result<(), Failed>;
@@ -100,7 +104,8 @@ impl Live {
             lane,
             messages: client.message_rx(),
             signals: signalled,
-            deliveries,
+            // If it is closed already, the reader ends at once.
+            deliveries: deliveries.upgrade().unwrap_or_else(|| mpsc::channel(1).0),
             board: board.clone(),
             standing,
             down: false,
@@ -117,6 +122,7 @@ impl Live {
             signals,
             up: true,
             differs: false,
+            unsettled: Instant::now(),
             pending: Vec::new(),
             spoken: Instant::now(),
         };
@@ -145,7 +151,8 @@ pub(super) struct Shared {
     pub(super) keys: Keys,
     pub(super) board: Arc<Board>,
     pub(super) standing: Arc<Standing>,
-    pub(super) deliveries: mpsc::Sender<Delivery>,
+    /// Closed when the tasks that deliver have ended: only they keep it open.
+    pub(super) deliveries: mpsc::WeakSender<Delivery>,
 }
 
 impl Shared {
@@ -195,6 +202,8 @@ struct Keeper {
     up: bool,
     /// Whether Redis counted other subscriptions than are wanted when it was last asked.
     differs: bool,
+    /// Until when what was taken over may be taken away again.
+    unsettled: Instant,
     /// Changes that wait until it is.
     pending: Vec<Change>,
     /// When Redis was last spoken to.
@@ -268,6 +277,7 @@ impl Keeper {
             match one {
                 Asked::Change(change) => changes.push(change),
                 Asked::TakeOver(channels, done) => {
+                    self.unsettled = Instant::now() + UNSETTLED;
                     let in_force = self.up && self.put_in_force(Vec::new(), channels).await.is_ok();
                     // Nobody waits for it any more when the lookout has ended.
                     let _ = done.send(in_force && self.is_undisturbed());
@@ -380,7 +390,8 @@ impl Keeper {
         for change in late {
             drop(change.done.send(Err(Failed::With(silent()))));
         }
-        let pause = if self.differs { DIFFERS } else { HEARTBEAT };
+        let soon = self.differs || Instant::now() < self.unsettled;
+        let pause = if soon { SOON } else { HEARTBEAT };
         if self.up && self.spoken.elapsed() >= pause {
             self.spoken = Instant::now();
             // An answer that doesn't come makes fred give the connection up, which is an event like any other.

@@ -12,7 +12,7 @@ use fred::{
     types::{CustomCommand, Value, config::Server},
 };
 use futures_util::future::join_all;
-use tokio::time::Instant;
+use tokio::{sync::mpsc, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
@@ -22,6 +22,7 @@ use super::{
     live::Shared,
     topology::{Topology, View},
 };
+use crate::broker::Delivery;
 
 /// How long the first connections may take, in all.
 const START: Duration = Duration::from_secs(9);
@@ -55,6 +56,7 @@ impl Lookout {
     pub(super) async fn start(
         target: Target,
         shared: &Shared,
+        deliveries: mpsc::Sender<Delivery>,
         tasks: &TaskTracker,
         stop: &CancellationToken,
     ) -> Result<(), Error> {
@@ -85,12 +87,13 @@ impl Lookout {
         }
         if !matches!(lookout.target.setup, Setup::Single(_)) {
             let tasks = lookout.tasks.clone();
-            tasks.spawn(lookout.run());
+            tasks.spawn(lookout.run(deliveries));
         }
         Ok(())
     }
 
-    async fn run(mut self) {
+    /// Keeps `deliveries` open while there may be no lane that does.
+    async fn run(mut self, _deliveries: mpsc::Sender<Delivery>) {
         let stop = self.stop.clone();
         // On the heap: fred's futures are large, and this one lives as long as the node.
         let looks = Box::pin(async {

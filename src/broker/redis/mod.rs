@@ -86,10 +86,10 @@ pub async fn connect(
     let shared = Shared {
         keys: keys.clone(),
         board: Arc::new(Board::new()),
-        standing: Arc::new(Standing::new(sender.clone())),
-        deliveries: sender,
+        standing: Arc::new(Standing::new(sender.downgrade())),
+        deliveries: sender.downgrade(),
     };
-    Lookout::start(target, &shared, tasks, stop).await.map_err(unavailable)?;
+    Lookout::start(target, &shared, sender, tasks, stop).await.map_err(unavailable)?;
     tracing::info!(%node, "connected to redis");
     let commands = Commands { shared: shared.clone() };
     let redis = Arc::new(Redis { commands, keys, shared, stop: stop.clone() });

@@ -170,7 +170,8 @@ impl Inside {
 
 /// The task: sends what is queued until `stop`, then what is left, for a limited time.
 pub(super) async fn run(queue: Arc<Queue>, client: Client, board: Arc<Board>, stop: CancellationToken) {
-    let mut publisher = Publisher { queue, board, reconnects: client.reconnect_rx(), client, own: None };
+    let mut publisher =
+        Publisher { queue, board, reconnects: client.reconnect_rx(), client, lost: 0, told: long_ago(), own: None };
     let filled = |publisher: &Publisher| publisher.queue.clone();
     while stop.run_until_cancelled(filled(&publisher).filled.notified()).await.is_some() {
         publisher.empty(Some(&stop)).await;
@@ -182,11 +183,20 @@ pub(super) async fn run(queue: Arc<Queue>, client: Client, board: Arc<Board>, st
     quit(&publisher.client).await;
 }
 
+fn long_ago() -> Instant {
+    let now = Instant::now();
+    now.checked_sub(Duration::from_secs(1)).unwrap_or(now)
+}
+
 struct Publisher {
     queue: Arc<Queue>,
     board: Arc<Board>,
     client: Client,
     reconnects: broadcast::Receiver<Server>,
+    /// Payloads that may have been lost, and not been told of in the log.
+    lost: usize,
+    /// When some last were.
+    told: Instant,
     /// How Redis calls the connection that was last published over.
     own: Option<Connection>,
 }
@@ -222,7 +232,12 @@ impl Publisher {
             match tokio::time::timeout(BATCH_ANSWER, self.send(batch)).await {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => {
-                    tracing::warn!(payloads, %error, "payloads may be lost");
+                    self.lost += payloads;
+                    // At most once a second: while a slot moves, each batch may have some of it.
+                    if self.told.elapsed() >= Duration::from_secs(1) {
+                        tracing::warn!(payloads = self.lost, %error, "payloads may be lost");
+                        (self.told, self.lost) = (Instant::now(), 0);
+                    }
                     // Another primary has the slot by now, or this one is none any more.
                     self.board.doubts.notify_one();
                 }

@@ -9,13 +9,13 @@ use super::board::LaneId;
 use crate::broker::Delivery;
 
 pub(super) struct Standing {
-    deliveries: mpsc::Sender<Delivery>,
+    deliveries: mpsc::WeakSender<Delivery>,
     /// Which lanes there are, and whether each is lost. Held while the node is told, so that it hears one order.
     lanes: Mutex<HashMap<LaneId, bool>>,
 }
 
 impl Standing {
-    pub(super) fn new(deliveries: mpsc::Sender<Delivery>) -> Self {
+    pub(super) fn new(deliveries: mpsc::WeakSender<Delivery>) -> Self {
         Self { deliveries, lanes: Mutex::default() }
     }
 
@@ -63,8 +63,10 @@ impl Standing {
     }
 
     async fn say(&self, delivery: Delivery) {
-        // It fails only when nobody takes deliveries any more.
-        drop(self.deliveries.send(delivery).await);
+        if let Some(deliveries) = self.deliveries.upgrade() {
+            // It fails only when nobody takes deliveries any more.
+            drop(deliveries.send(delivery).await);
+        }
     }
 }
 
@@ -75,7 +77,7 @@ mod tests {
     #[tokio::test]
     async fn down_comes_first_and_lost_when_all_are_back() {
         let (sender, mut heard) = mpsc::channel(16);
-        let standing = Standing::new(sender);
+        let standing = Standing::new(sender.downgrade());
         for lane in 1..=3 {
             standing.add(lane).await;
         }
