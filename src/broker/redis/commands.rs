@@ -72,9 +72,12 @@ impl Commands {
             // fred would keep it until the connection is back; its slot may be another's before that.
             if let Some(lane) = board.lane(key).filter(|lane| lane.commands.is_connected()) {
                 // Values are shared bytes: the copies for another try cost next to nothing.
-                let error = match call(&lane.commands, left, false, name, args.clone()).await {
-                    Ok(value) => return Ok(value),
-                    Err(error) => error,
+                let answer = lane.gone.run_until_cancelled(call(&lane.commands, left, false, name, args.clone()));
+                let error = match answer.await {
+                    Some(Ok(value)) => return Ok(value),
+                    Some(Err(error)) => error,
+                    // A primary that hangs would be waited for in vain, when there has long been another one.
+                    None => return Err(Error::new(ErrorKind::Canceled, "the primary has been replaced")),
                 };
                 last = match Refusal::read(&error, &lane.server) {
                     None => {

@@ -21,6 +21,8 @@ pub(super) struct Lane {
     pub(super) queue: Arc<Queue>,
     pub(super) live: Live,
     stop: CancellationToken,
+    /// Another lane has all of its slots: whoever still waits for an answer is told at once.
+    pub(super) gone: CancellationToken,
 }
 
 impl Lane {
@@ -62,11 +64,12 @@ impl Lane {
                 connect::quit(&commands).await;
             }
         });
-        Ok(Arc::new(Self { id, server, commands, queue, live, stop }))
+        Ok(Arc::new(Self { id, server, commands, queue, live, stop, gone: CancellationToken::new() }))
     }
 
     /// Ends its tasks and closes its connections, in the background.
     pub(super) fn close(&self) {
         self.stop.cancel();
+        self.gone.cancel();
     }
 }

@@ -390,6 +390,10 @@ impl Keeper {
         for change in late {
             drop(change.done.send(Err(Failed::With(silent()))));
         }
+        if !self.up {
+            // Maybe there is another primary.
+            self.board.doubts.notify_one();
+        }
         let soon = self.differs || Instant::now() < self.unsettled;
         let pause = if soon { SOON } else { HEARTBEAT };
         if self.up && self.spoken.elapsed() >= pause {
