@@ -445,6 +445,36 @@ async fn busy_slots_migrate() {
     traffic.end(true).await;
 }
 
+/// How much one node publishes to another over a single server, for comparisons: run it by name, in a release build.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "a measurement"]
+async fn publish_rate() {
+    let Ok(url) = std::env::var("RATE_URL") else { return };
+    let nodes = Nodes::of(url);
+    let (a, mut b) = (nodes.link("rate:").await, nodes.link("rate:").await);
+    let room = Topic::Room("hall".parse().unwrap());
+    b.broker.subscribe(&room).await.unwrap();
+    for _ in 0..3 {
+        let (since, count) = (Instant::now(), 200_000);
+        let send = async {
+            for _ in 0..count {
+                while a.broker.publish(&room, Bytes::from_static(&[7; 64])).is_err() {
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
+                tokio::task::coop::consume_budget().await;
+            }
+        };
+        let hear = async {
+            for _ in 0..count {
+                assert!(matches!(b.deliveries.recv().await, Some(Delivery::Message(..))));
+            }
+        };
+        tokio::join!(send, hear);
+        println!("{:.0} payloads a second", f64::from(count) / since.elapsed().as_secs_f64());
+    }
+    nodes.end().await;
+}
+
 /// Nobody is there, or nobody who is of use: that is said in time, and nothing goes on in the background.
 #[tokio::test]
 async fn an_unreachable_set_up_is_told_in_time() {

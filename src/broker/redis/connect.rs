@@ -22,6 +22,9 @@ pub(super) const ANSWER: Duration = Duration::from_secs(2);
 /// A connection that owes an answer for so long is given up: Redis hangs, or the network swallows.
 const SILENCE: Duration = Duration::from_secs(4);
 
+/// How long one that was not there in time may take to be left.
+const PARTING: Duration = Duration::from_millis(50);
+
 /// What one connection is for decides how much may wait in it.
 pub(super) struct Purpose {
     /// Commands that wait for the connection at most, before they are refused.
@@ -80,8 +83,8 @@ pub(super) async fn connect(config: &Config, purpose: &Purpose, limit: Duration)
     match tokio::time::timeout(limit, client.init()).await.map_err(late) {
         Ok(Ok(_runs_by_itself)) => Ok(client),
         Ok(Err(error)) | Err(error) => {
-            // Ends fred's task, which would go on trying.
-            quit(&client).await;
+            // Ends fred's task, which would go on trying; it is told, and not waited for, since it may hang.
+            drop(tokio::time::timeout(PARTING, client.quit()).await);
             Err(error)
         }
     }
