@@ -161,6 +161,8 @@ struct Traffic {
     sent: Arc<Counter>,
     /// The last number that is known to have been appended to each pair.
     acked: Arc<Mutex<HashMap<Topic, Vec<u64>>>>,
+    /// How many appends had to be tried again.
+    failed: Arc<Counter>,
     quiet: CancellationToken,
     senders: TaskTracker,
 }
@@ -184,8 +186,9 @@ impl Traffic {
             brokers.push(broker);
             heard.push(ear);
         }
-        let (sent, acked, quiet) = (Arc::new(Counter::default()), Arc::default(), CancellationToken::new());
-        let this = Self { nodes, brokers, rooms, pairs, heard, sent, acked, quiet, senders };
+        let (sent, failed, acked) = (Arc::new(Counter::default()), Arc::new(Counter::default()), Arc::default());
+        let quiet = CancellationToken::new();
+        let this = Self { nodes, brokers, rooms, pairs, heard, sent, acked, failed, quiet, senders };
         for sender in 0..2 {
             for room in &this.rooms {
                 this.senders.spawn(publish(
@@ -202,7 +205,7 @@ impl Traffic {
                 this.brokers[0].clone(),
                 pair.clone(),
                 this.sent.clone(),
-                this.acked.clone(),
+                (this.acked.clone(), this.failed.clone()),
                 this.quiet.clone(),
             ));
         }
@@ -236,6 +239,10 @@ impl Traffic {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         since.elapsed()
+    }
+
+    fn downs(&self) -> Vec<usize> {
+        self.heard.iter().map(|heard| heard.lock().unwrap().downs).collect()
     }
 
     fn losses(&self) -> Vec<usize> {
@@ -279,6 +286,11 @@ impl Traffic {
             assert!(heard.wrong.is_empty(), "{:?}", heard.wrong);
         }
         tokio::time::sleep(Duration::from_millis(200)).await;
+        println!("  {} appends were tried again", self.failed.now());
+        assert!(
+            !lossless || self.failed.now() == 0,
+            "what is refused while primaries change is sent to the next one"
+        );
         for pair in &self.pairs {
             let kept = all_of(&*self.brokers[1], pair).await;
             assert_chain(Position::START, &kept);
@@ -314,13 +326,14 @@ async fn append(
     broker: Arc<dyn Broker>,
     pair: Topic,
     sent: Arc<Counter>,
-    acked: Arc<Mutex<HashMap<Topic, Vec<u64>>>>,
+    (acked, failed): (Arc<Mutex<HashMap<Topic, Vec<u64>>>>, Arc<Counter>),
     quiet: CancellationToken,
 ) {
     while !quiet.is_cancelled() {
         let (nonce, number, since) = (rand::random(), sent.next(), Instant::now());
         while let Err(error) = broker.append(&pair, nonce, Bytes::from(number.to_string()), &ALL).await {
             assert!(matches!(error, BrokerError::Unavailable(_)), "{error:?}");
+            failed.next();
             assert!(since.elapsed() < RECOVERY + RECOVERY, "{error:?}");
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
@@ -352,6 +365,7 @@ async fn sentinel_fails_over(fault: Fault) {
     for round in 0..ROUNDS {
         let what = format!("{fault:?} of Sentinel, round {round}");
         let (before, losses, since) = (set.primary(), traffic.losses(), Instant::now());
+        let downs = traffic.downs();
         match fault {
             Fault::Planned => drop(set.fail_over().await),
             Fault::Kill => set.kill(before),
@@ -362,6 +376,8 @@ async fn sentinel_fails_over(fault: Fault) {
         times.push((elected, traffic.flows(&what).await));
         traffic.newcomer(round, &what).await;
         traffic.is_told_of_a_loss(&losses, &what).await;
+        let lost = traffic.downs().iter().zip(&downs).all(|(now, before)| now > before);
+        assert!(fault != Fault::Kill || lost, "{what}: a connection that is gone is told as Down, and before Lost");
         match fault {
             Fault::Planned => {}
             Fault::Kill => set.restart(before).await,
@@ -382,6 +398,7 @@ async fn cluster_fails_over(fault: Fault) {
     for round in 0..ROUNDS {
         let what = format!("{fault:?} of Cluster, round {round}");
         let (before, losses, since) = (set.primary_of_slot(slot), traffic.losses(), Instant::now());
+        let downs = traffic.downs();
         match fault {
             Fault::Planned => drop(set.fail_over(before).await),
             Fault::Kill => set.kill(before),
@@ -392,6 +409,8 @@ async fn cluster_fails_over(fault: Fault) {
         times.push((elected, traffic.flows(&what).await));
         traffic.newcomer(round, &what).await;
         traffic.is_told_of_a_loss(&losses, &what).await;
+        let lost = traffic.downs().iter().zip(&downs).all(|(now, before)| now > before);
+        assert!(fault != Fault::Kill || lost, "{what}: a connection that is gone is told as Down, and before Lost");
         match fault {
             Fault::Planned => {}
             Fault::Kill => set.restart(before).await,
