@@ -464,6 +464,26 @@ async fn busy_slots_migrate() {
     traffic.end(true).await;
 }
 
+/// When a node hears `Lost`, Redis has its subscriptions already.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn subscriptions_are_in_force_before_lost_is_told() {
+    let set = RedisCluster::start().await;
+    let nodes = Nodes::of(set.url());
+    let mut link = nodes.link("sib:").await;
+    let (room, channel) = (Topic::Room("hall".parse().unwrap()), "sib:{room/hall}:live");
+    link.broker.subscribe(&room).await.unwrap();
+    let slot = set.slot(channel);
+    for round in 0..ROUNDS {
+        let primary = set.fail_over(set.primary_of_slot(slot)).await;
+        let lost = tokio::time::timeout(RECOVERY, link.deliveries.recv()).await.expect("a loss is told");
+        assert!(matches!(lost, Some(Delivery::Lost)), "round {round}: {lost:?}");
+        let counted = set.members[primary].ask(&["PUBSUB", "SHARDNUMSUB", channel]);
+        assert_eq!(counted, format!("{channel}\n1"), "round {round}");
+        set.whole().await;
+    }
+    nodes.end().await;
+}
+
 /// How much one node publishes to another over a single server, for comparisons: run it by name, in a release build.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "a measurement"]
