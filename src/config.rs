@@ -5,7 +5,7 @@ use std::{net::SocketAddr, path::Path, time::Duration};
 use clap::{Args, CommandFactory as _, ValueEnum};
 
 use crate::{
-    broker::Keep,
+    broker::{Keep, redis::check_url},
     http::Access,
     node::NodeSettings,
     protocol::{Settings, Slow, TicketKeys, Violations},
@@ -193,9 +193,9 @@ impl Config {
         if args.admin_key.as_ref().is_some_and(String::is_empty) {
             wrong.push("SIBLING_ADMIN_KEY is empty: leave it unset for no admin".into());
         }
-        if !(embedded || ["redis", "rediss"].iter().any(|scheme| args.broker.starts_with(scheme))) {
-            let broker = &args.broker;
-            wrong.push(format!("broker {broker:?}: use memory, or a URL that begins with redis:// or rediss://"));
+        if !embedded && let Err(why) = check_url(&args.broker) {
+            // Without the URL, which may have a password in it.
+            wrong.push(format!("the broker's URL is wrong, {why}; or memory for a node that is alone"));
         }
         let history_max = args.history_max.unwrap_or(args.history_events.max(16_384));
         if history_max < args.history_events {

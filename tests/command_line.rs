@@ -72,6 +72,8 @@ fn bad_usage_is_64_and_a_missing_broker_69() {
     for args in [
         &["serve", "--no-such-flag"][..],
         &["serve", "--broker", "carrier-pigeon://loft"],
+        &["serve", "--broker", "redis-pigeon://loft"],
+        &["serve", "--broker", "redis-sentinel://loft:1"],
         &["serve", "--listen", "nowhere"],
         &["no-such-command"],
     ] {
@@ -81,11 +83,22 @@ fn bad_usage_is_64_and_a_missing_broker_69() {
     }
     // A port that nobody listens on: bound, and given back.
     let port = std::net::TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a port").port();
-    let started = std::time::Instant::now();
-    let broker = format!("redis://127.0.0.1:{port}/0");
-    let done = run(&["serve", "--listen", "127.0.0.1:0", "--broker", &broker]);
-    assert_eq!(done.status.code(), Some(69), "{}", String::from_utf8_lossy(&done.stderr));
-    assert!(started.elapsed().as_secs() < 15, "took {:?}", started.elapsed());
+    for broker in [
+        format!("redis://127.0.0.1:{port}/0"),
+        format!("redis-sentinel://127.0.0.1:{port}/main"),
+        format!("redis-cluster://127.0.0.1:{port}"),
+    ] {
+        let started = std::time::Instant::now();
+        let done = run(&["serve", "--listen", "127.0.0.1:0", "--broker", &broker]);
+        assert_eq!(done.status.code(), Some(69), "{broker}: {}", String::from_utf8_lossy(&done.stderr));
+        assert!(started.elapsed().as_secs() < 10, "{broker}: took {:?}", started.elapsed());
+    }
+    let wrong = run(&["serve", "--broker", "carrier-pigeon://loft:secret@here"]);
+    let said = String::from_utf8_lossy(&wrong.stderr);
+    for form in ["memory", "redis://", "redis-sentinel://", "redis-cluster://"] {
+        assert!(said.contains(form), "the right forms are named: {said}");
+    }
+    assert!(!said.contains("secret"), "{said}");
     for args in [&["--help"][..], &["--version"]] {
         assert!(run(args).status.success(), "{args:?}");
     }

@@ -155,7 +155,7 @@ pub struct Node {
     unpublished: AtomicU64,
     /// Commands of other nodes that may come again.
     asked: asked::Asked,
-    /// Events of sockets that are gone, waiting for the broker.
+    /// What a drain waits for: events of sockets that are gone, and sockets that are just opening.
     parting: AtomicUsize,
     lease: pulse::Lease,
 }

@@ -1,7 +1,7 @@
 //! Pairs: made, found, opened and ended.
 
 use std::{
-    sync::Arc,
+    sync::{Arc, atomic::Ordering::Relaxed},
     time::{Duration, SystemTime},
 };
 
@@ -162,10 +162,12 @@ impl Node {
         let (done, opened) = oneshot::channel();
         let node = Arc::clone(self);
         // A task of its own: whoever asks may go away in the middle, and then what was taken must be given up.
+        self.parting.fetch_add(1, Relaxed);
         self.spawn("opening", async move {
             if let Err(Ok(unwanted)) = done.send(node.open(pair, offers).await) {
                 node.give_up(unwanted).await;
             }
+            node.parting.fetch_sub(1, Relaxed);
         });
         let stopping = || Failure::new(Fault::Internal, "the client socket could not be opened");
         opened.await.unwrap_or_else(|_| Err(stopping()))

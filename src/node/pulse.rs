@@ -324,6 +324,8 @@ impl Node {
     /// Leaves the cluster in good order: what it still keeps is for the others at once, and when there is nothing, they
     /// need not bury it.
     async fn sign_off(&self) {
+        // What is won from here on is given up again.
+        self.lease.until.store(0, Relaxed);
         let signed_off = async {
             self.registry.resign(self.id).await?;
             if self.registry.holdings(self.id, 1).await?.kept.is_empty() {

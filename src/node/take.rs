@@ -62,13 +62,12 @@ impl Node {
         self.must_be_leased()?;
         let (nonce, deadline) = (rand::random(), Instant::now() + QUEUE);
         let mut patience = Patience::default();
-        while Instant::now() < deadline {
+        while Instant::now() < deadline && !self.draining.is_cancelled() {
             let held = match self.registry.claim(pair, self.id, nonce).await {
                 Ok(Claim::Won(fence)) if self.leased() => return Ok(fence),
                 Ok(Claim::Won(fence)) => {
                     drop(self.part(Parting::unheard(pair, fence, facts.clone())));
-                    self.must_be_leased()?;
-                    continue;
+                    return Err(unleased());
                 }
                 Ok(Claim::Held(record)) => record,
                 Ok(Claim::Ended) => return Err(gone()),
@@ -85,8 +84,7 @@ impl Node {
 
     /// What a node takes while others bury it would be buried too.
     pub(super) fn must_be_leased(&self) -> Result<(), Failure> {
-        let message = "this node lost its lease and is settling that: try again in a moment, or on another node";
-        if self.leased() { Ok(()) } else { Err(Failure::new(Fault::BrokerUnavailable, message)) }
+        if self.leased() { Ok(()) } else { Err(unleased()) }
     }
 
     /// Has whoever holds the pair let go of it, or finds that it can't any more.
@@ -141,4 +139,9 @@ impl Node {
             }
         });
     }
+}
+
+fn unleased() -> Failure {
+    let message = "this node lost its lease and is settling that: try again in a moment, or on another node";
+    Failure::new(Fault::BrokerUnavailable, message)
 }

@@ -6,10 +6,7 @@
 //! so an old entry's removal can't hit the new one of the same thing.
 
 use bytes::Bytes;
-use fred::{
-    interfaces::{HashesInterface, SortedSetsInterface},
-    types::Value,
-};
+use fred::types::Value;
 
 use super::{
     Redis,
@@ -87,13 +84,12 @@ pub(super) fn read_member(mut bytes: Bytes) -> Result<(NodeId, Mark, Bytes), Bro
 impl Redis {
     /// Before something is taken.
     pub(super) async fn note(&self, node: NodeId, hold: &Hold) -> Result<(), BrokerError> {
-        let entry = (0.0, hold.write());
-        self.commands.zadd(self.keys.holds(node), None, None, false, false, entry).await.map_err(unavailable)
+        self.commands.zadd(self.keys.holds(node), hold.write()).await.map_err(unavailable)
     }
 
     /// After something was given up. It is so whether or not this works: an entry too many is found by its readers.
     pub(super) async fn strike(&self, node: NodeId, hold: &Hold) {
-        let struck = self.commands.zrem::<(), _, _>(self.keys.holds(node), hold.write()).await;
+        let struck = self.commands.zrem(self.keys.holds(node), vec![hold.write()]).await;
         if let Err(error) = struck {
             tracing::debug!(%node, ?hold, %error, "an entry too many stays in a node's list");
         }
@@ -102,7 +98,7 @@ impl Redis {
     /// Several at once.
     pub(super) async fn strike_all(&self, node: NodeId, entries: Vec<String>) {
         for some in entries.chunks(PAGE) {
-            if let Err(error) = self.commands.zrem::<(), _, _>(self.keys.holds(node), some.to_vec()).await {
+            if let Err(error) = self.commands.zrem(self.keys.holds(node), some.to_vec()).await {
                 tracing::debug!(%node, %error, "entries too many stay in a node's list");
             }
         }
@@ -180,20 +176,19 @@ impl Redis {
         if holds.is_empty() {
             return Ok(holds);
         }
-        let pipeline = self.commands.pipeline();
-        for hold in &holds {
-            match hold {
-                Hold::Pair(pair, _) | Hold::Kept(pair, _) => {
-                    let whose = if matches!(hold, Hold::Pair(..)) { "holder" } else { "keeper" };
-                    let fields = vec!["nonce", whose];
-                    pipeline.hmget::<(), _, _>(self.keys.pair(*pair), fields).await.map_err(unavailable)?;
-                }
-                Hold::Member(group, _, id) => {
-                    pipeline.hget::<(), _, _>(self.keys.group(group).who, id).await.map_err(unavailable)?;
-                }
+        let ask = |hold: &Hold| match hold {
+            Hold::Pair(pair, _) | Hold::Kept(pair, _) => {
+                let whose = if matches!(hold, Hold::Pair(..)) { "holder" } else { "keeper" };
+                let key = self.keys.pair(*pair);
+                (key.clone(), "HMGET", vec![key.into(), "nonce".into(), whose.into()])
             }
-        }
-        let replies: Vec<Value> = pipeline.all().await.map_err(unavailable)?;
+            Hold::Member(group, _, id) => {
+                let key = self.keys.group(group).who;
+                (key.clone(), "HGET", vec![key.into(), id.as_str().into()])
+            }
+        };
+        let asked: Vec<_> = holds.iter().map(ask).collect();
+        let replies = self.commands.send_all(asked).await.map_err(unavailable)?;
         let stands = |hold: &Hold, reply: Value| match hold {
             Hold::Pair(_, nonce) | Hold::Kept(_, nonce) => as_array(reply).is_ok_and(|fields| {
                 matches!(fields.as_slice(), [is, whose]

@@ -1,21 +1,22 @@
-//! Subscriptions and what comes in through them: the connection that only listens, and its two tasks.
+//! Subscriptions and what comes in through them: each lane's connection that only listens, and its two tasks.
 //!
 //! The *keeper* subscribes, unsubscribes, and puts everything in force again after a reconnect. The *reader* turns
-//! messages into deliveries. Everything that the node is told comes from the reader, so it has one order.
+//! messages into deliveries.
 //!
-//! fred's `subscribe` returns when the command is queued, not when Redis has it. Redis answers a connection's commands
-//! in order, so the PING that follows confirms it, unless the connection was lost in between: then the keeper has
-//! an event about that, looks for it first, and starts over.
+//! Channels are sharded ones: in Redis Cluster a message then goes to one primary and its replicas, not to everyone,
+//! and on a single server they cost the same. fred neither confirms a subscription to several of them nor tells when
+//! Redis takes one away (a slot moved), so each is subscribed to with a command of its own, whose answer confirms it
+//! (many are under way at once), and Redis is asked now and then how many are in force on this very connection.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use fred::{
     clients::Client,
-    error::Error,
-    interfaces::{ClientLike, EventInterface, PubsubInterface},
-    types::config::Server,
+    error::{Error, ErrorKind},
+    interfaces::{ClientInterface, ClientLike, EventInterface, PubsubInterface},
+    types::{CustomCommand, Value, config::Server},
 };
-use parking_lot::RwLock;
+use futures_util::future::join_all;
 use tokio::{
     sync::{broadcast, mpsc, oneshot},
     time::{Instant, Interval, MissedTickBehavior},
@@ -23,10 +24,12 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    connect::ANSWER,
+    board::{Board, LaneId},
+    connect::{ANSWER, quit},
     keys::Keys,
     reader::{Reader, Signal},
-    script::unavailable,
+    script::{absent, unavailable},
+    standing::Standing,
 };
 use crate::{
     broker::{BrokerError, Delivery},
@@ -36,85 +39,171 @@ use crate::{
 /// How many changes are put into force with one round trip.
 const CHANGES: usize = 512;
 
-/// How many channels one SUBSCRIBE names.
+/// How many channels are subscribed to at once.
 const CHANNELS: usize = 1_000;
 
 /// How often the keeper looks after what waits.
 const TICK: Duration = Duration::from_millis(200);
 
+/// How soon a channel is looked for at another lane.
+const AGAIN: Duration = Duration::from_millis(5);
+
 /// How often an idle connection must show that it is alive: half-open ones look like silence otherwise.
 const HEARTBEAT: Duration = Duration::from_secs(3);
 
-/// What is subscribed to, by channel. Shared by the two tasks.
-pub(super) type Wanted = Arc<RwLock<HashMap<String, Topic>>>;
+/// How soon Redis is asked again after it has counted other subscriptions than are wanted, or after a slot has moved.
+const SOON: Duration = Duration::from_millis(500);
+
+/// How long a new primary may still take subscriptions away: it does so each time that it is told that it owns a slot,
+/// which those who move slots, and the cluster's other members, may do again and again.
+const UNSETTLED: Duration = Duration::from_secs(5);
+
+/// What became of a change.
+type Outcome = Result<(), Failed>;
+
+enum Failed {
+    /// Another lane has the channel by now.
+    Elsewhere,
+    /// As it says.
+    With(BrokerError),
+}
 
 /// A change of what is subscribed to.
 struct Change {
     topic: Topic,
     wanted: bool,
     since: Instant,
-    done: oneshot::Sender<Result<(), BrokerError>>,
+    done: oneshot::Sender<Outcome>,
+}
+
+/// What a keeper is asked for.
+enum Asked {
+    Change(Change),
+    /// Puts channels in force before they are listened to here.
+    TakeOver(Vec<String>, oneshot::Sender<bool>),
 }
 
 /// Where changes are asked for.
 pub(super) struct Live {
-    changes: mpsc::Sender<Change>,
+    asked: mpsc::Sender<Asked>,
 }
 
 impl Live {
-    /// Starts both tasks. Nothing must have been subscribed over `client` before.
+    /// Starts both tasks of a lane. Nothing must have been subscribed over `client` before.
     pub(super) fn start(
+        lane: LaneId,
         client: Client,
-        keys: Keys,
-        deliveries: mpsc::Sender<Delivery>,
+        shared: &Shared,
         tasks: &TaskTracker,
         stop: &CancellationToken,
     ) -> Self {
-        let (changes, asked) = mpsc::channel(CHANGES);
+        let Shared { keys, board, standing, deliveries } = shared.clone();
+        let (ask, asked) = mpsc::channel(CHANGES);
         let (signals, signalled) = mpsc::channel(8);
-        let wanted = Wanted::default();
-        tasks.spawn(Reader::new(client.message_rx(), signalled, deliveries, wanted.clone()).run(stop.clone()));
-        tasks.spawn(Keeper::new(client, keys, wanted, signals).run(asked, stop.clone()));
-        Self { changes }
+        let reader = Reader {
+            lane,
+            messages: client.message_rx(),
+            signals: signalled,
+            // If it is closed already, the reader ends at once.
+            deliveries: deliveries.upgrade().unwrap_or_else(|| mpsc::channel(1).0),
+            board: board.clone(),
+            standing,
+            down: false,
+            lossy: false,
+        };
+        tasks.spawn(reader.run(stop.clone()));
+        let keeper = Keeper {
+            lane,
+            losses: client.error_rx(),
+            reconnects: client.reconnect_rx(),
+            client,
+            keys,
+            board,
+            signals,
+            up: true,
+            differs: false,
+            unsettled: Instant::now(),
+            pending: Vec::new(),
+            spoken: Instant::now(),
+        };
+        tasks.spawn(keeper.run(asked, stop.clone()));
+        Self { asked: ask }
     }
 
-    /// Returns when the subscription is in force. After an error it is still wanted: it comes into force when Redis
-    /// is back, before `Lost` is delivered.
-    pub(super) async fn subscribe(&self, topic: &Topic) -> Result<(), BrokerError> {
-        self.change(topic, true).await
-    }
-
-    pub(super) async fn unsubscribe(&self, topic: &Topic) -> Result<(), BrokerError> {
-        self.change(topic, false).await
-    }
-
-    async fn change(&self, topic: &Topic, wanted: bool) -> Result<(), BrokerError> {
+    /// Puts channels in force; false when that is not certain.
+    pub(super) async fn take_over(&self, channels: Vec<String>) -> bool {
         let (done, outcome) = oneshot::channel();
-        let change = Change { topic: topic.clone(), wanted, since: Instant::now(), done };
-        self.changes.send(change).await.map_err(|_| closed())?;
-        outcome.await.unwrap_or_else(|_| Err(closed()))
+        self.asked.send(Asked::TakeOver(channels, done)).await.is_ok() && outcome.await.unwrap_or(false)
+    }
+
+    async fn change(&self, topic: &Topic, wanted: bool, since: Instant) -> Outcome {
+        let (done, outcome) = oneshot::channel();
+        let change = Change { topic: topic.clone(), wanted, since, done };
+        // A lane that is gone has nothing any more.
+        self.asked.send(Asked::Change(change)).await.map_err(|_| Failed::Elsewhere)?;
+        outcome.await.unwrap_or(Err(Failed::Elsewhere))
+    }
+}
+
+/// What the tasks of all lanes share.
+#[derive(Clone)]
+pub(super) struct Shared {
+    pub(super) keys: Keys,
+    pub(super) board: Arc<Board>,
+    pub(super) standing: Arc<Standing>,
+    /// Closed when the tasks that deliver have ended: only they keep it open.
+    pub(super) deliveries: mpsc::WeakSender<Delivery>,
+}
+
+impl Shared {
+    /// Returns when a subscription is in force (or not any more), at whichever lane has it then. After an error it is
+    /// still wanted: it comes into force when Redis is back, before `Lost` is delivered.
+    pub(super) async fn subscribe(
+        &self,
+        topic: &Topic,
+        wanted: bool,
+        stop: &CancellationToken,
+    ) -> Result<(), BrokerError> {
+        let (since, channel) = (Instant::now(), self.keys.live(topic));
+        while !stop.is_cancelled() {
+            let lane = self.board.lane(&channel).ok_or_else(absent)?;
+            match lane.live.change(topic, wanted, since).await {
+                Err(Failed::With(error)) => return Err(error),
+                // It may have moved since.
+                Ok(()) if self.board.lane(&channel).is_some_and(|now| now.id == lane.id) => return Ok(()),
+                Ok(()) => {}
+                Err(Failed::Elsewhere) if since.elapsed() >= ANSWER => return Err(silent()),
+                Err(Failed::Elsewhere) => tokio::time::sleep(AGAIN).await,
+            }
+        }
+        Err(closed())
     }
 }
 
 fn closed() -> BrokerError {
-    unavailable(Error::new(fred::error::ErrorKind::Canceled, "the node is stopping"))
+    unavailable(Error::new(ErrorKind::Canceled, "the node is stopping"))
 }
 
 fn silent() -> BrokerError {
-    unavailable(Error::new(fred::error::ErrorKind::Timeout, "no answer in time"))
+    unavailable(Error::new(ErrorKind::Timeout, "no answer in time"))
 }
 
-/// The task that keeps the subscriptions in force. It waits for losses of the connection, for reconnects, for
+/// The task that keeps a lane's subscriptions in force. It waits for losses of the connection, for reconnects, for
 /// changes, and for the clock.
 struct Keeper {
+    lane: LaneId,
     client: Client,
     keys: Keys,
-    wanted: Wanted,
+    board: Arc<Board>,
     signals: mpsc::Sender<Signal>,
     losses: broadcast::Receiver<(Error, Option<Server>)>,
     reconnects: broadcast::Receiver<Server>,
     /// Whether everything wanted is in force.
     up: bool,
+    /// Whether Redis counted other subscriptions than are wanted when it was last asked.
+    differs: bool,
+    /// Until when what was taken over may be taken away again.
+    unsettled: Instant,
     /// Changes that wait until it is.
     pending: Vec<Change>,
     /// When Redis was last spoken to.
@@ -122,25 +211,19 @@ struct Keeper {
 }
 
 impl Keeper {
-    fn new(client: Client, keys: Keys, wanted: Wanted, signals: mpsc::Sender<Signal>) -> Self {
-        let (losses, reconnects) = (client.error_rx(), client.reconnect_rx());
-        let (pending, spoken) = (Vec::new(), Instant::now());
-        Self { client, keys, wanted, signals, losses, reconnects, up: true, pending, spoken }
-    }
-
-    async fn run(mut self, mut asked: mpsc::Receiver<Change>, stop: CancellationToken) {
+    async fn run(mut self, mut asked: mpsc::Receiver<Asked>, stop: CancellationToken) {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         // On the heap: fred's futures are large, and this one lives as long as the node.
         let turns = Box::pin(async { while self.turn(&mut asked, &mut tick).await {} });
         stop.run_until_cancelled(turns).await;
-        drop(self.client.quit().await);
+        quit(&self.client).await;
     }
 
     /// One turn; false when there is nothing more to do. Losses come first: fred announces a loss before the
     /// reconnect that follows it, and taken the other way round the loss would look like a second one.
-    async fn turn(&mut self, asked: &mut mpsc::Receiver<Change>, tick: &mut Interval) -> bool {
-        let mut changes = Vec::new();
+    async fn turn(&mut self, asked: &mut mpsc::Receiver<Asked>, tick: &mut Interval) -> bool {
+        let mut all = Vec::new();
         tokio::select! {
             biased;
             loss = self.losses.recv() => match loss {
@@ -152,9 +235,9 @@ impl Keeper {
                 Err(broadcast::error::RecvError::Closed) => return false,
                 Ok(_) | Err(broadcast::error::RecvError::Lagged(_)) => self.restore().await,
             },
-            count = asked.recv_many(&mut changes, CHANGES) => match count {
+            count = asked.recv_many(&mut all, CHANGES) => match count {
                 0 => return false,
-                _ => self.change(changes).await,
+                _ => self.do_asked(all).await,
             },
             _ = tick.tick() => self.look_after().await,
         }
@@ -171,7 +254,8 @@ impl Keeper {
     /// Puts everything wanted in force, then says so: in this order, or something could be lost after `Lost`.
     async fn restore(&mut self) {
         self.lose(&"reconnected").await;
-        let channels: Vec<String> = self.wanted.read().keys().cloned().collect();
+        self.differs = false;
+        let channels = self.board.channels(self.lane);
         if let Err(error) = self.put_in_force(Vec::new(), channels).await {
             tracing::warn!(%error, "could not subscribe again yet");
             return;
@@ -187,22 +271,36 @@ impl Keeper {
         }
     }
 
+    async fn do_asked(&mut self, all: Vec<Asked>) {
+        let mut changes = Vec::new();
+        for one in all {
+            match one {
+                Asked::Change(change) => changes.push(change),
+                Asked::TakeOver(channels, done) => {
+                    self.unsettled = Instant::now() + UNSETTLED;
+                    let in_force = self.up && self.put_in_force(Vec::new(), channels).await.is_ok();
+                    // Nobody waits for it any more when the lookout has ended.
+                    let _ = done.send(in_force && self.is_undisturbed());
+                }
+            }
+        }
+        if !changes.is_empty() {
+            self.change(changes).await;
+        }
+    }
+
     /// Changes take effect in the order in which they were asked for; only the last for each topic goes to Redis.
     async fn change(&mut self, changes: Vec<Change>) {
         let mut last = HashMap::new();
-        {
-            let mut wanted = self.wanted.write();
-            for Change { topic, wanted: wants, .. } in &changes {
-                let channel = self.keys.live(topic);
-                if *wants {
-                    wanted.insert(channel.clone(), topic.clone());
-                } else {
-                    wanted.remove(&channel);
-                }
-                last.insert(channel, *wants);
+        for change in changes {
+            let channel = self.keys.live(&change.topic);
+            if self.board.want(&channel, &change.topic, change.wanted, self.lane) {
+                last.insert(channel, change.wanted);
+                self.pending.push(change);
+            } else {
+                drop(change.done.send(Err(Failed::Elsewhere)));
             }
         }
-        self.pending.extend(changes);
         if !self.up {
             return;
         }
@@ -224,13 +322,59 @@ impl Keeper {
     /// Tells Redis, and waits until it has confirmed.
     async fn put_in_force(&mut self, off: Vec<String>, on: Vec<String>) -> Result<(), BrokerError> {
         self.spoken = Instant::now();
+        let outcome = self.tell(off, on).await;
+        if let Err(error) = &outcome {
+            tracing::debug!(%error, lane = self.lane, "subscriptions are not in force");
+            // Maybe the slot is another primary's.
+            self.board.doubts.notify_one();
+        }
+        outcome.map_err(unavailable)
+    }
+
+    async fn tell(&self, off: Vec<String>, on: Vec<String>) -> Result<(), Error> {
         for channels in off.chunks(CHANNELS) {
-            self.client.unsubscribe(channels.to_vec()).await.map_err(unavailable)?;
+            // One by one, since in Redis Cluster they need not share a slot.
+            let each = channels.iter().map(|channel| self.client.sunsubscribe(vec![channel.clone()]));
+            for outcome in join_all(each).await {
+                outcome?;
+            }
+        }
+        if !off.is_empty() && self.client.ping::<()>(None).await.is_err() {
+            // fred expects no answer to the end of a subscription, so a refusal is taken for the answer to what
+            // follows, and all answers after it are out of place.
+            self.client.force_reconnection().await?;
+            return Err(Error::new(ErrorKind::Protocol, "a subscription could not be ended"));
         }
         for channels in on.chunks(CHANNELS) {
-            self.client.subscribe(channels.to_vec()).await.map_err(unavailable)?;
+            let subscribe = || CustomCommand::new_static("SSUBSCRIBE", None::<u16>, false);
+            let each =
+                channels.iter().map(|channel| self.client.custom::<Value, _>(subscribe(), vec![channel.as_str()]));
+            for outcome in join_all(each).await {
+                outcome?;
+            }
         }
-        self.client.ping::<()>(None).await.map_err(unavailable)
+        Ok(())
+    }
+
+    /// Asks Redis how many subscriptions are in force on this connection: it takes them away when a slot moves. Once
+    /// they may differ while the board is being changed; twice in a row they are put in force anew.
+    async fn count(&mut self) {
+        let wanted = self.board.count(self.lane);
+        let Ok(info) = self.client.client_info::<String>().await else { return };
+        let Some(wanted) = wanted.filter(|wanted| self.board.count(self.lane) == Some(*wanted)) else { return };
+        let in_force = info.split(' ').find_map(|field| field.strip_prefix("ssub=")?.parse::<usize>().ok());
+        // Redis before 7.0.3 does not tell.
+        let differs = in_force.is_some_and(|in_force| in_force != wanted);
+        if differs {
+            self.board.doubts.notify_one();
+        }
+        if std::mem::replace(&mut self.differs, differs) && differs && self.is_undisturbed() {
+            self.lose(&format!("redis has {in_force:?} subscriptions, not {wanted}")).await;
+            if in_force > Some(wanted) {
+                // Which are too many, only a new connection is sure not to have.
+                drop(self.client.force_reconnection().await);
+            }
+        }
     }
 
     /// Whether the connection has been the same since the last turn, so that a PING confirms what went before it.
@@ -244,12 +388,18 @@ impl Keeper {
         self.pending = pending;
         let late: Vec<Change> = late;
         for change in late {
-            drop(change.done.send(Err(silent())));
+            drop(change.done.send(Err(Failed::With(silent()))));
         }
-        if self.up && self.spoken.elapsed() >= HEARTBEAT {
+        if !self.up {
+            // Maybe there is another primary.
+            self.board.doubts.notify_one();
+        }
+        let soon = self.differs || Instant::now() < self.unsettled;
+        let pause = if soon { SOON } else { HEARTBEAT };
+        if self.up && self.spoken.elapsed() >= pause {
             self.spoken = Instant::now();
             // An answer that doesn't come makes fred give the connection up, which is an event like any other.
-            drop(self.client.ping::<()>(None).await);
+            self.count().await;
         } else if !self.up && self.client.is_connected() && self.spoken.elapsed() >= TICK {
             self.restore().await;
         }

@@ -1,45 +1,59 @@
 //! The distributed back end: Redis (or Valkey), through fred.
 //!
-//! Three connections, each with its own reason: one that only listens ([`live`]), one that only publishes
-//! ([`publish`]), so that payloads keep their order, and one for everything that has an answer. Whatever must be
-//! atomic is a Lua script ([`script`]) whose keys share a hash tag ([`keys`]).
+//! To each primary there is a *lane* of three connections ([`lane`]): one that only listens ([`live`]), one that only
+//! publishes ([`publish`]), and one for everything that has an answer ([`commands`]). A single server and a service
+//! behind Sentinels have one lane, Redis Cluster has one for each primary. What has which lane stands on the [`board`];
+//! the [`lookout`] changes it when primaries change ([`topology`] says who they are). Whatever must be atomic is a Lua
+//! script ([`script`]) whose keys, and whose channel, share a hash tag ([`keys`]). It takes Redis 7 or Valkey.
+//!
+//! # When primaries change
+//! The new lane is connected first; all that the old one is listened to for comes into force there; then, in one step,
+//! slots, channels and what waits to be published change lanes; then the node is told [`Lost`](super::Delivery::Lost). It is told
+//! [`Down`](super::Delivery::Down) when the first of all lanes is lost. What arrives through the others goes on.
 //!
 //! # Tasks
-//! Three, all on the tracker that [`connect()`] is given: the publisher, the keeper of subscriptions and the reader of
-//! messages (and one of fred's own per connection). They end when the token is cancelled: the publisher after it has
-//! sent what was queued, for two seconds at most. Nothing works after that, so cancel it when the node has released
-//! what it held.
+//! Three for each lane, all on the tracker that [`connect()`] is given: the publisher, the keeper of subscriptions and
+//! the reader of messages (and one of fred's own per connection); and the lookout, unless there is a single server.
+//! They end when the token is cancelled: the publisher after it has sent what was queued, for two seconds at most.
+//! Nothing works after that, so cancel it when the node has released what it held.
 
+mod board;
+mod commands;
 mod connect;
 mod holds;
 mod keys;
+mod lane;
 mod live;
+mod lookout;
 mod publish;
 mod reader;
 mod registry;
 mod reply;
 mod script;
+mod standing;
+mod topology;
 
 use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use bytes::{BufMut as _, Bytes, BytesMut};
+use bytes::Bytes;
 use fred::{
-    clients::Client,
     error::{Error, ErrorKind},
-    interfaces::ClientLike as _,
     types::Value,
 };
 use tokio::sync::mpsc;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+pub use self::connect::check_url;
 use self::{
-    connect::{ANSWER, Purpose},
+    board::Board,
+    commands::Commands,
     keys::Keys,
-    live::Live,
-    publish::Queue,
+    live::Shared,
+    lookout::Lookout,
     reply::{as_array, as_bytes, as_integer, as_position, millis},
     script::unavailable,
+    standing::Standing,
 };
 use super::{Broker, BrokerError, Draft, Entry, Keep, Link, Page, Step};
 use crate::protocol::{Fence, NodeId, Position, Topic};
@@ -51,10 +65,10 @@ const DELIVERIES: usize = 16_384;
 const ORPHAN: Duration = Duration::from_secs(60);
 
 struct Redis {
-    commands: Client,
+    commands: Commands,
     keys: Keys,
-    queue: Arc<Queue>,
-    live: Live,
+    shared: Shared,
+    stop: CancellationToken,
 }
 
 /// Connects a node. All keys and channels begin with `prefix`, which must not contain braces.
@@ -70,26 +84,18 @@ pub async fn connect(
 ) -> Result<Link, BrokerError> {
     let refused = || unavailable(Error::new(ErrorKind::Config, "the prefix must not contain braces"));
     let keys = Keys::new(prefix).ok_or_else(refused)?;
-    let config = connect::read_url(url)?;
-    let (commands, publisher, listener) = tokio::try_join!(
-        connect::connect(&config, &Purpose { commands: 65_536, messages: 64, answer: ANSWER }),
-        // A batch's answer is waited for until the connection is given up: only then is its order safe.
-        connect::connect(&config, &Purpose { commands: 4_096, messages: 64, answer: Duration::ZERO }),
-        connect::connect(&config, &Purpose { commands: 4_096, messages: 65_536, answer: ANSWER }),
-    )?;
-    tracing::info!(%node, "connected to redis");
-
+    let target = connect::read_url(url).map_err(unavailable)?;
     let (sender, deliveries) = mpsc::channel(DELIVERIES);
-    let live = Live::start(listener, keys.clone(), sender, tasks, stop);
-    let queue = Arc::new(Queue::default());
-    tasks.spawn({
-        let (queue, commands, stop) = (queue.clone(), commands.clone(), stop.clone());
-        async move {
-            publish::run(queue, publisher, stop).await;
-            drop(commands.quit().await);
-        }
-    });
-    let redis = Arc::new(Redis { commands, keys, queue, live });
+    let shared = Shared {
+        keys: keys.clone(),
+        board: Arc::new(Board::new()),
+        standing: Arc::new(Standing::new(sender.downgrade())),
+        deliveries: sender.downgrade(),
+    };
+    Lookout::start(target, &shared, sender, tasks, stop).await.map_err(unavailable)?;
+    tracing::info!(%node, "connected to redis");
+    let commands = Commands { shared: shared.clone() };
+    let redis = Arc::new(Redis { commands, keys, shared, stop: stop.clone() });
     Ok(Link { broker: redis.clone(), registry: redis, deliveries })
 }
 
@@ -116,18 +122,15 @@ fn push_drafts(args: &mut Vec<Value>, drafts: &[Draft]) {
 #[async_trait]
 impl Broker for Redis {
     fn publish(&self, topic: &Topic, payload: Bytes) -> Result<(), BrokerError> {
-        let mut message = BytesMut::with_capacity(1 + payload.len());
-        message.put_u8(reader::MESSAGE);
-        message.put(payload);
-        self.queue.push(self.keys.live(topic), message.freeze())
+        self.shared.board.publish(self.keys.live(topic), &payload)
     }
 
     async fn subscribe(&self, topic: &Topic) -> Result<(), BrokerError> {
-        self.live.subscribe(topic).await
+        self.shared.subscribe(topic, true, &self.stop).await
     }
 
     async fn unsubscribe(&self, topic: &Topic) -> Result<(), BrokerError> {
-        self.live.unsubscribe(topic).await
+        self.shared.subscribe(topic, false, &self.stop).await
     }
 
     async fn append(

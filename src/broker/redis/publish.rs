@@ -1,4 +1,4 @@
-//! Publishing: a bounded queue, and one task that empties it.
+//! Publishing: a bounded queue for each lane, and one task that empties it.
 //!
 //! Whoever publishes never waits. The task takes all that is queued (up to a batch), sends it over
 //! the one connection that publishes, and waits for the answer before it takes more: so payloads keep their order,
@@ -11,7 +11,7 @@
 
 use std::{collections::VecDeque, sync::Arc, task::Poll, time::Duration};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use fred::{
     clients::Client,
     error::Error,
@@ -29,7 +29,10 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::connect::ANSWER;
+use super::{
+    board::Board,
+    connect::{ANSWER, quit},
+};
 use crate::broker::BrokerError;
 
 /// What may wait: bytes of payloads and channel names, and payloads.
@@ -56,15 +59,20 @@ struct Load {
     payloads: usize,
 }
 
-struct Waiting {
+/// A message that waits.
+pub(super) struct Waiting {
     channel: String,
-    payload: Bytes,
+    message: BytesMut,
     since: Instant,
 }
 
 impl Waiting {
+    pub(super) fn channel(&self) -> &str {
+        &self.channel
+    }
+
     fn bytes(&self) -> usize {
-        self.channel.len() + self.payload.len()
+        self.channel.len() + self.message.len()
     }
 }
 
@@ -82,9 +90,9 @@ pub(super) struct Queue {
 }
 
 impl Queue {
-    /// Queues a payload.
-    pub(super) fn push(&self, channel: String, payload: Bytes) -> Result<(), BrokerError> {
-        let waiting = Waiting { channel, payload, since: Instant::now() };
+    /// Queues a message.
+    pub(super) fn push(&self, channel: String, message: BytesMut) -> Result<(), BrokerError> {
+        let waiting = Waiting { channel, message, since: Instant::now() };
         let mut inside = self.inside.lock();
         if inside.waiting.len() >= QUEUE.payloads || inside.bytes + waiting.bytes() > QUEUE.bytes {
             return Err(BrokerError::Full);
@@ -113,8 +121,27 @@ impl Queue {
         }
     }
 
-    /// Takes the next batch; empty when nothing waits.
-    fn take(&self) -> Vec<Waiting> {
+    /// Takes out what waits for the channels that are `meant`, in its order.
+    pub(super) fn remove(&self, mut meant: impl FnMut(&str) -> bool) -> Vec<Waiting> {
+        let mut inside = self.inside.lock();
+        let (out, stay): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut inside.waiting).into_iter().partition(|waiting| meant(&waiting.channel));
+        inside.bytes = stay.iter().map(Waiting::bytes).sum();
+        inside.waiting = stay.into();
+        out
+    }
+
+    /// Puts in what was taken out of another queue. It was within that one's bounds, and does not come again.
+    pub(super) fn put_back(&self, waiting: Waiting) {
+        let mut inside = self.inside.lock();
+        inside.bytes += waiting.bytes();
+        inside.waiting.push_back(waiting);
+        drop(inside);
+        self.filled.notify_one();
+    }
+
+    /// Takes the next batch, ready to leave; empty when nothing waits.
+    fn take(&self, board: &Board) -> Vec<(String, Bytes)> {
         self.age();
         let mut inside = self.inside.lock();
         let mut batch = Vec::with_capacity(inside.waiting.len().min(BATCH.payloads));
@@ -122,7 +149,8 @@ impl Queue {
         while batch.len() < BATCH.payloads && bytes < BATCH.bytes {
             let Some(waiting) = inside.pop() else { break };
             bytes += waiting.bytes();
-            batch.push(waiting);
+            let message = board.stamp(&waiting.channel, waiting.message);
+            batch.push((waiting.channel, message));
         }
         batch
     }
@@ -141,8 +169,9 @@ impl Inside {
 }
 
 /// The task: sends what is queued until `stop`, then what is left, for a limited time.
-pub(super) async fn run(queue: Arc<Queue>, client: Client, stop: CancellationToken) {
-    let mut publisher = Publisher { queue, reconnects: client.reconnect_rx(), client, own: None };
+pub(super) async fn run(queue: Arc<Queue>, client: Client, board: Arc<Board>, stop: CancellationToken) {
+    let mut publisher =
+        Publisher { queue, board, reconnects: client.reconnect_rx(), client, lost: 0, told: long_ago(), own: None };
     let filled = |publisher: &Publisher| publisher.queue.clone();
     while stop.run_until_cancelled(filled(&publisher).filled.notified()).await.is_some() {
         publisher.empty(Some(&stop)).await;
@@ -151,13 +180,23 @@ pub(super) async fn run(queue: Arc<Queue>, client: Client, stop: CancellationTok
         let payloads = publisher.queue.inside.lock().waiting.len();
         tracing::warn!(payloads, "payloads were left over at the end");
     }
-    drop(publisher.client.quit().await);
+    quit(&publisher.client).await;
+}
+
+fn long_ago() -> Instant {
+    let now = Instant::now();
+    now.checked_sub(Duration::from_secs(1)).unwrap_or(now)
 }
 
 struct Publisher {
     queue: Arc<Queue>,
+    board: Arc<Board>,
     client: Client,
     reconnects: broadcast::Receiver<Server>,
+    /// Payloads that may have been lost, and not been told of in the log.
+    lost: usize,
+    /// When some last were.
+    told: Instant,
     /// How Redis calls the connection that was last published over.
     own: Option<Connection>,
 }
@@ -185,14 +224,23 @@ impl Publisher {
                 tokio::time::sleep(AWAY).await;
                 continue;
             }
-            let batch = self.queue.take();
+            let batch = self.queue.take(&self.board);
             if batch.is_empty() {
                 return;
             }
             let payloads = batch.len();
             match tokio::time::timeout(BATCH_ANSWER, self.send(batch)).await {
                 Ok(Ok(())) => {}
-                Ok(Err(error)) => tracing::warn!(payloads, %error, "payloads may be lost"),
+                Ok(Err(error)) => {
+                    self.lost += payloads;
+                    // At most once a second: while a slot moves, each batch may have some of it.
+                    if self.told.elapsed() >= Duration::from_secs(1) {
+                        tracing::warn!(payloads = self.lost, %error, "payloads may be lost");
+                        (self.told, self.lost) = (Instant::now(), 0);
+                    }
+                    // Another primary has the slot by now, or this one is none any more.
+                    self.board.doubts.notify_one();
+                }
                 Err(_) => {
                     tracing::error!(payloads, "a batch was never answered, starting over");
                     drop(self.client.force_reconnection().await);
@@ -227,13 +275,13 @@ impl Publisher {
     ///
     /// Not as one of fred's pipelines: fred writes a pipeline's commands to the socket one by one, but gathers
     /// commands that come singly while more are waiting (measured: 137 000 small payloads a second against 294 000).
-    async fn send(&self, batch: Vec<Waiting>) -> Result<(), Error> {
+    async fn send(&self, batch: Vec<(String, Bytes)>) -> Result<(), Error> {
         // Failing fast keeps fred from holding the batch back until the connection is there again.
         let options = Options { fail_fast: true, max_attempts: Some(1), ..Options::default() };
         let client = self.client.with_options(&options);
-        let publish = |Waiting { channel, payload, .. }| {
+        let publish = |(channel, message)| {
             let client = &client;
-            Box::pin(async move { client.publish::<(), _, _>(channel, Value::Bytes(payload)).await })
+            Box::pin(async move { client.spublish::<(), _, _>(channel, Value::Bytes(message)).await })
         };
         let mut sent: Vec<_> = batch.into_iter().map(publish).collect();
         let mut outcome = Ok(());

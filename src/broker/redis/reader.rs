@@ -1,13 +1,16 @@
 //! The task that reads what was published and hands it to the node.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use bytes::{Buf as _, Bytes};
 use fred::types::Message;
 use tokio::sync::{broadcast, mpsc};
 use tokio_util::sync::CancellationToken;
 
-use super::live::Wanted;
+use super::{
+    board::{Board, LaneId, MESSAGE},
+    standing::Standing,
+};
 use crate::{
     broker::{Delivery, Entry},
     protocol::{Position, Topic},
@@ -27,26 +30,19 @@ pub(super) enum Signal {
 
 /// Waits for the keeper's signals, for messages, and for room in the deliveries.
 pub(super) struct Reader {
-    messages: broadcast::Receiver<Message>,
-    signals: mpsc::Receiver<Signal>,
-    deliveries: mpsc::Sender<Delivery>,
-    wanted: Wanted,
+    pub(super) lane: LaneId,
+    pub(super) messages: broadcast::Receiver<Message>,
+    pub(super) signals: mpsc::Receiver<Signal>,
+    pub(super) deliveries: mpsc::Sender<Delivery>,
+    pub(super) board: Arc<Board>,
+    pub(super) standing: Arc<Standing>,
     /// Between `Down` and `Lost` nothing is delivered: what came in then would be out of place.
-    down: bool,
+    pub(super) down: bool,
     /// Something was thrown away, and the node has not been told yet. Until then everything else is, too.
-    lossy: bool,
+    pub(super) lossy: bool,
 }
 
 impl Reader {
-    pub(super) fn new(
-        messages: broadcast::Receiver<Message>,
-        signals: mpsc::Receiver<Signal>,
-        deliveries: mpsc::Sender<Delivery>,
-        wanted: Wanted,
-    ) -> Self {
-        Self { messages, signals, deliveries, wanted, down: false, lossy: false }
-    }
-
     pub(super) async fn run(mut self, stop: CancellationToken) {
         let deliveries = self.deliveries.clone();
         tokio::select! {
@@ -69,19 +65,18 @@ impl Reader {
                         self.pass(message).await;
                     }
                     self.down = true;
-                    drop(deliveries.send(Delivery::Down).await);
+                    self.standing.down(self.lane).await;
                 }
                 Some(Signal::Restored) => {
-                    drop(deliveries.send(Delivery::Lost).await);
+                    self.standing.back(self.lane).await;
                     (self.down, self.lossy) = (false, false);
                 }
                 None => return false,
             },
             place = deliveries.reserve(), if self.lossy && !self.down => {
-                if let Ok(place) = place {
-                    place.send(Delivery::Lost);
-                    self.lossy = false;
-                }
+                drop(place);
+                self.standing.back(self.lane).await;
+                self.lossy = false;
             }
             message = self.messages.recv() => match message {
                 Ok(message) => self.pass(message).await,
@@ -96,15 +91,31 @@ impl Reader {
         if self.down || self.lossy {
             return;
         }
-        // Not wanted any more: the end of the subscription has overtaken it.
-        let Some(topic) = self.wanted.read().get(&*message.channel).cloned() else { return };
-        let Some(delivery) = message.value.into_bytes().and_then(|bytes| read(topic, bytes)) else {
+        // Not wanted any more, or not from this lane: the end of the subscription has overtaken it.
+        let Some(topic) = self.board.topic(&message.channel, self.lane) else { return };
+        let Some(Said { entry, bytes }) = message.value.into_bytes().and_then(read) else {
             tracing::warn!(channel = %message.channel, "a message was not understood");
             return;
         };
-        let Err(mpsc::error::TrySendError::Full(delivery)) = self.deliveries.try_send(delivery) else { return };
-        if let Err(mpsc::error::SendTimeoutError::Timeout(_)) = self.deliveries.send_timeout(delivery, PATIENCE).await
-        {
+        let pass = |bytes: Bytes, topic: Topic| match entry {
+            Some((position, previous)) => {
+                self.deliveries.try_send(Delivery::Entry(topic, Entry { position, previous, payload: bytes }))
+            }
+            None => {
+                let sent = self.board.admit(&message.channel, bytes, |payload| {
+                    self.deliveries.try_send(Delivery::Message(topic, payload))
+                });
+                sent.unwrap_or(Ok(()))
+            }
+        };
+        let full = match pass(bytes.clone(), topic) {
+            Err(mpsc::error::TrySendError::Full(delivery)) => delivery,
+            Ok(()) | Err(mpsc::error::TrySendError::Closed(_)) => return,
+        };
+        let (Delivery::Message(topic, _) | Delivery::Entry(topic, _)) = full else { return };
+        // Looked at again after the wait, which another lane may have used.
+        let waited = tokio::time::timeout(PATIENCE, self.deliveries.reserve()).await.map(drop);
+        if waited.is_err() || matches!(pass(bytes, topic), Err(mpsc::error::TrySendError::Full(_))) {
             self.lose(1);
         }
     }
@@ -115,21 +126,27 @@ impl Reader {
     }
 }
 
-/// The first byte of a message that was published.
-pub(super) const MESSAGE: u8 = b'm';
 /// The first byte of a message that was appended; then position, space, previous, space.
 const ENTRY: u8 = b'e';
 
+/// What a message is.
+struct Said {
+    /// Position and previous of an entry; `None` for what was published.
+    entry: Option<(Position, Position)>,
+    /// The payload; with the sender's stamp before it, if it was published.
+    bytes: Bytes,
+}
+
 /// Reads a message; its payload stays where it is.
-fn read(topic: Topic, mut bytes: Bytes) -> Option<Delivery> {
+fn read(mut bytes: Bytes) -> Option<Said> {
     let kind = *bytes.first()?;
     bytes.advance(1);
     match kind {
-        MESSAGE => Some(Delivery::Message(topic, bytes)),
+        MESSAGE => Some(Said { entry: None, bytes }),
         ENTRY => {
             let position = take_position(&mut bytes)?;
             let previous = take_position(&mut bytes)?;
-            Some(Delivery::Entry(topic, Entry { position, previous, payload: bytes }))
+            Some(Said { entry: Some((position, previous)), bytes })
         }
         _ => None,
     }
@@ -145,17 +162,17 @@ fn take_position(bytes: &mut Bytes) -> Option<Position> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::protocol::PairId;
 
     #[test]
     fn messages_are_read() {
-        let topic = Topic::Pair(PairId::fresh());
-        let of = |text: &'static str| read(topic.clone(), Bytes::from_static(text.as_bytes()));
-        let Some(Delivery::Entry(_, entry)) = of("e2-18446744073709551615 1-7 a b") else { panic!("no entry") };
-        assert_eq!(entry.position, Position { offset: 2, nonce: u64::MAX });
-        assert_eq!((entry.previous.nonce, entry.payload.as_ref()), (7, b"a b".as_slice()));
-        let Some(Delivery::Message(_, payload)) = of("m") else { panic!("no message") };
-        assert!(payload.is_empty());
+        let of = |text: &'static str| read(Bytes::from_static(text.as_bytes()));
+        let Some(Said { entry: Some((position, previous)), bytes }) = of("e2-18446744073709551615 1-7 a b") else {
+            panic!("no entry")
+        };
+        assert_eq!(position, Position { offset: 2, nonce: u64::MAX });
+        assert_eq!((previous.nonce, bytes.as_ref()), (7, b"a b".as_slice()));
+        let Some(Said { entry: None, bytes }) = of("nstamp") else { panic!("no message") };
+        assert_eq!(bytes, "stamp");
         for forged in ["", "e", "e1-2", "e1-2 ", "e1-2 3", "ex-2 1-1 ", "x1"] {
             assert!(of(forged).is_none(), "{forged}");
         }

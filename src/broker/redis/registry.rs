@@ -4,10 +4,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use fred::{
-    interfaces::{HashesInterface as _, KeysInterface as _},
-    types::Value,
-};
+use fred::types::Value;
 
 use super::{
     Redis,

@@ -6,14 +6,13 @@
 use std::sync::LazyLock;
 
 use fred::{
-    clients::Client,
-    error::Error,
-    interfaces::LuaInterface,
+    error::{Error, ErrorKind},
     types::{Value, scripts},
 };
 
 use futures_util::future::try_join_all;
 
+use super::commands::Commands;
 use crate::broker::BrokerError;
 
 /// How many calls are under way at once.
@@ -62,11 +61,11 @@ impl Script {
     /// Runs the script once.
     pub(super) async fn call(
         &self,
-        client: &Client,
+        client: &Commands,
         keys: Vec<String>,
         args: Vec<Value>,
     ) -> Result<Value, BrokerError> {
-        let digest = self.code.sha1().clone();
+        let digest = self.code.sha1();
         // Values are shared bytes: the copies for the second try cost next to nothing.
         match client.evalsha(digest, keys.clone(), args.clone()).await {
             Err(error) if is_unknown(&error) => self.call_by_source(client, keys, args).await,
@@ -78,7 +77,7 @@ impl Script {
     /// round trip (or one for every few thousand, lest they fill the connection's queue).
     pub(super) async fn call_for_each(
         &self,
-        client: &Client,
+        client: &Commands,
         keys: impl Iterator<Item = String>,
     ) -> Result<Vec<Value>, BrokerError> {
         let mut calls = keys.map(|key| self.call(client, vec![key], Vec::new()));
@@ -94,12 +93,12 @@ impl Script {
 
     async fn call_by_source(
         &self,
-        client: &Client,
+        client: &Commands,
         keys: Vec<String>,
         args: Vec<Value>,
     ) -> Result<Value, BrokerError> {
         let code = self.code.lua().cloned().unwrap_or_default();
-        client.eval(code, keys, args).await.map_err(unavailable)
+        client.eval(&code, keys, args).await.map_err(unavailable)
     }
 }
 
@@ -110,4 +109,9 @@ fn is_unknown(error: &Error) -> bool {
 /// What fred reports: no connection, no answer in time, or a refusal by Redis (`OOM`, `READONLY`, `NOPERM`).
 pub(super) fn unavailable(error: Error) -> BrokerError {
     BrokerError::Unavailable(std::sync::Arc::new(error))
+}
+
+/// When nobody has the slot that something belongs to.
+pub(super) fn absent() -> BrokerError {
+    unavailable(Error::new(ErrorKind::Cluster, "nobody has the slot"))
 }

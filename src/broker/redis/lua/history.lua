@@ -66,7 +66,7 @@ local function append(history, record, first)
     return '0-0'
   end
   local function deliver(id, previous, payload)
-    redis.call('PUBLISH', ARGV[1], 'e' .. id .. ' ' .. previous .. ' ' .. payload)
+    redis.call('SPUBLISH', ARGV[1], 'e' .. id .. ' ' .. previous .. ' ' .. payload)
   end
   local clock = redis.call('TIME')
   local now = clock[1] * 1000 + math.floor(clock[2] / 1000)

@@ -1,0 +1,35 @@
+//! Every clause of the broker's contract, named once for all set-ups that keep it.
+
+/// Hands the names of all clauses to a macro.
+macro_rules! each_clause {
+    ($for_each:ident) => {
+        $for_each! {
+            published_in_order_to_all
+            only_what_was_subscribed
+            nothing_is_missed_after_subscribe
+            the_last_change_of_a_subscription_wins
+            payloads_are_bytes
+            live_and_kept_are_the_same
+            concurrent_appenders_make_one_chain
+            a_nonce_is_added_once
+            pages_tell_where_they_stand
+            histories_are_trimmed
+            heads_of_many
+            histories_outlive_their_record
+            appending_is_fenced
+            records_are_made_once
+            a_key_begins_once
+            lost_records_are_restored
+            claims_count_up
+            facts_are_fenced
+            one_releaser_wins
+            one_ender_wins
+            only_who_holds_it_ends_it
+            keepers_follow
+            groups_have_members_in_order
+            one_charter_wins
+            holdings_follow
+            nodes_live_expire_and_are_buried
+        }
+    };
+}
