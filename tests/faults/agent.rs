@@ -27,6 +27,8 @@ pub struct Style {
     pub filling: usize,
     /// Every other agent opens another client socket when the one that it has falls silent.
     pub impatient: bool,
+    /// Every fourth agent comes back only after this when its client socket breaks.
+    pub tardy: Option<Duration>,
 }
 
 /// Silence after which an impatient agent opens another socket.
@@ -115,7 +117,13 @@ impl Agent {
             }
             tokio::select! {
                 told = news.recv() => match told {
-                    Some(News::Ended) => open -= 1,
+                    Some(News::Ended) => {
+                        open -= 1;
+                        if let (0, Some(late)) = (open, self.style.tardy.filter(|_| self.number % 4 == 3)) {
+                            // Not a wait: what a pair without a client socket goes through is part of the load.
+                            sleep(late).await;
+                        }
+                    }
                     Some(News::Silent) => open += usize::from(self.open(&tell).await),
                     None => return,
                 },

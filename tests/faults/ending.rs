@@ -138,9 +138,8 @@ pub async fn compare_states(stage: &Stage, load: &Load) -> Vec<Violation> {
 /// Where the pair's last move led, by its answer.
 fn room_of(agent: &Agent) -> String {
     let page = agent.page();
-    let moves = page.orders.iter().rev().filter(|order| order.act == Act::Move);
-    let to =
-        moves.filter_map(|order| Some(order.answer.as_ref()?.1.as_ref().ok()?["to"].as_str()?.to_owned())).next();
+    let mut moves = page.orders.iter().rev().filter(|order| order.act == Act::Move);
+    let to = moves.find_map(|order| Some(order.answer.as_ref()?.1.as_ref().ok()?["to"].as_str()?.to_owned()));
     to.unwrap_or_else(|| page.rooms[0].clone())
 }
 

@@ -21,7 +21,10 @@ async fn stage() -> Stage {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_is_killed() {
-    run(stage(), Plan::of("kill -9 of a node").costs_pipes(), async |stage, _, round| {
+    let mut plan = Plan::of("kill -9 of a node").costs_pipes();
+    // Some come back at once, some after the dead node is buried.
+    plan.style.tardy = Some(LONG);
+    run(stage(), plan, async |stage, _, round| {
         let at = round % stage.nodes.len();
         stage.field.harm(stage.nodes[at].addr);
         stage.retire(at);
@@ -65,7 +68,9 @@ async fn a_node_is_cut_off_from_redis_for_a_moment() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_is_cut_off_from_redis_for_longer_than_its_lease() {
     let stage = async { Stage::wired(Redis::start().await, LEASE).await };
-    run(stage, Plan::of("cut off for longer than a lease").costs_pipes(), async |stage, _, round| {
+    let mut plan = Plan::of("cut off for longer than a lease").costs_pipes();
+    plan.style.tardy = Some(LONG);
+    run(stage, plan, async |stage, _, round| {
         stage.field.harm(stage.nodes[round % stage.nodes.len()].addr);
         cut(stage, round, LONG).await;
     })

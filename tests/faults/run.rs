@@ -36,6 +36,7 @@ impl Plan {
             orders_every: Duration::from_millis(700),
             filling: 16,
             impatient: false,
+            tardy: None,
         };
         Self { fault, promises, style }
     }

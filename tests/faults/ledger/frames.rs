@@ -20,7 +20,7 @@ pub fn check(book: &Book, page: &Page, found: &mut Findings) {
                     let name = format!("socket {at} got frame {number} of pair {sender}'s socket {socket}");
                     let from = book.pages.get(*sender);
                     let sent = from.and_then(|from| from.pipes.get(*socket));
-                    if !sent.is_some_and(|sent| sent.sent.binary_search(number).is_ok()) {
+                    if sent.is_none_or(|sent| sent.sent.binary_search(number).is_err()) {
                         found.wrong("frames", page, format!("{name}, which was never sent"));
                     } else if from.is_some_and(|from| !from.rooms.iter().any(|room| page.rooms.contains(room))) {
                         found.wrong("frames", page, format!("{name}, which is in another room"));

@@ -45,10 +45,8 @@ fn order<'p>(book: &Book, page: &Page, story: impl Iterator<Item = &'p Value>, f
                 }
                 let node = nodes.get(&epoch).map_or("", String::as_str);
                 // Of a socket that never was told open nobody knows the node.
-                if data["by"] == "node_lost"
-                    && !book.harmed.contains(node)
-                    && !(node.is_empty() && !book.harmed.is_empty())
-                {
+                let may_be_lost = if node.is_empty() { !book.harmed.is_empty() } else { book.harmed.contains(node) };
+                if data["by"] == "node_lost" && !may_be_lost {
                     found.wrong("sockets", page, format!("epoch {epoch} by node_lost, and its node {node} was well"));
                 }
             }
