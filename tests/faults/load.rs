@@ -1,5 +1,6 @@
 //! The load: pairs in rooms, each with an agent at its client socket and one at its sibling.
 
+use std::fmt::Write as _;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex};
@@ -30,9 +31,10 @@ pub struct Load {
     tasks: JoinSet<()>,
 }
 
-/// How long each pair took to be served again, and who was not.
+/// How long each pair took to be served again, who was the slowest and why, and who was not served at all.
 pub struct Recovery {
     pub times: Vec<Ms>,
+    pub slowest: String,
     pub missing: Vec<String>,
 }
 
@@ -82,7 +84,9 @@ impl Load {
             if times.iter().all(Option::is_some) || Instant::now() > deadline {
                 let missing = self.agents.iter().zip(&times).filter(|(_, time)| time.is_none());
                 let missing = missing.map(|(agent, _)| describe(agent)).collect();
-                return Recovery { times: times.into_iter().flatten().collect(), missing };
+                let slowest = (0..times.len()).max_by_key(|at| times[*at]).expect("there are pairs");
+                let slowest = retrace(&self.agents[slowest], since);
+                return Recovery { times: times.into_iter().flatten().collect(), slowest, missing };
             }
             sleep(Duration::from_millis(50)).await;
         }
@@ -156,4 +160,29 @@ fn describe(agent: &Arc<Agent>) -> String {
         "pair {} ({}): open at {open:?}, last command {last:?}, last heard (ms ago) {heard:?}",
         agent.number, page.pair
     )
+}
+
+/// What a pair did after `since`, in milliseconds from there.
+fn retrace(agent: &Agent, since: Ms) -> String {
+    let page = agent.page();
+    let from = |at: Ms| i128::from(at) - i128::from(since);
+    let mut text = format!("pair {} ({})", agent.number, page.pair);
+    for pipe in page.pipes.iter().filter(|pipe| pipe.ended.as_ref().is_none_or(|(at, ..)| *at >= since)) {
+        let ended = pipe.ended.as_ref().map(|(at, closed, _)| (from(*at), closed.code));
+        let _ = write!(text, "; pipe opened {}, ended {ended:?}", from(pipe.opened));
+    }
+    let orders = page.orders.iter().filter(|order| order.answer.as_ref().is_none_or(|(at, _)| *at >= since));
+    for order in orders.take(4) {
+        let answered = order.answer.as_ref().map(|(at, answer)| (from(*at), answer.is_ok()));
+        let (first, last, attempts) = (from(order.first_sent), from(order.last_sent), order.attempts);
+        let unsure = order.unsure.as_ref().map(|error| &error["code"]);
+        let _ = write!(
+            text,
+            "; {:?} sent {first}, last {last} ({attempts} attempts, unsure {unsure:?}), answered {answered:?}",
+            order.act
+        );
+    }
+    let heard = page.heard.iter().find(|heard| heard.when >= since && heard.said >= since);
+    let _ = write!(text, "; heard {:?}", heard.map(|heard| (from(heard.when), &heard.params["type"])));
+    text
 }

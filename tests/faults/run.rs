@@ -16,6 +16,8 @@ use super::stage::Stage;
 static ONE: Mutex<()> = Mutex::const_new(());
 /// How long the load runs undisturbed before each fault, so that the fault hits everything in its course.
 const UNDISTURBED: Duration = Duration::from_secs(2);
+/// A recovery that takes longer is printed in detail, in milliseconds.
+const SLOW: Ms = 4_000;
 /// As many violations are printed in full of each rule.
 const PRINTED: usize = 15;
 
@@ -75,7 +77,10 @@ pub async fn run(
         inject(&mut stage, &load, round).await;
         let since = now();
         stage.until_whole().await;
-        let Recovery { times, missing } = load.recovered(since).await;
+        let Recovery { times, slowest, missing } = load.recovered(since).await;
+        if times.iter().any(|time| *time > SLOW) {
+            println!("  slowest after round {round} of {}: {slowest}", plan.fault);
+        }
         recoveries.extend(times);
         let unhealed = !missing.is_empty();
         wrong.extend(missing.into_iter().map(|who| Violation {
