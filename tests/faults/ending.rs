@@ -1,13 +1,14 @@
 //! The end of a run: what the gateway says of each pair is what the agents hold, everything ends, nothing stays.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use futures_util::{StreamExt, stream};
 use serde_json::{Value, json};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep, timeout_at};
 use tokio_tungstenite::tungstenite::Message;
 
 use super::agent::Agent;
@@ -32,9 +33,14 @@ fn said(pair: &str, what: String) -> Violation {
 }
 
 /// One command over HTTP, sent again until it is answered.
-async fn command(stage: &Stage, agent: &Agent, method: &str, params: Value) -> Result<Value, String> {
+async fn command(
+    stage: &Stage,
+    agent: &Agent,
+    method: &str,
+    params: Value,
+    deadline: Instant,
+) -> Result<Value, String> {
     let message = json!({"jsonrpc": "2.0", "id": 1, "method": method, "params": params});
-    let deadline = Instant::now() + HEALING;
     loop {
         let node = stage.field.pick(None).expect("a live node");
         let reply = post(node, &agent.pair.path("/commands"), &agent.pair.sibling_ticket, &message).await;
@@ -51,9 +57,10 @@ async fn command(stage: &Stage, agent: &Agent, method: &str, params: Value) -> R
 
 /// Has a fresh sibling of each pair read its history from the start, on another node than its own sibling's.
 pub async fn read_all(stage: &Stage, load: &Load) -> Vec<Violation> {
+    let deadline = Instant::now() + HEALING;
     let reads = stream::iter(&load.agents).map(async |agent| {
         let own = agent.page().links.last().map(|link| link.node);
-        match read_one(stage, agent, own).await {
+        match read_one(stage, agent, own, deadline).await {
             Ok(told) => {
                 agent.page().told = told;
                 None
@@ -64,7 +71,12 @@ pub async fn read_all(stage: &Stage, load: &Load) -> Vec<Violation> {
     reads.buffer_unordered(TOGETHER).filter_map(async |wrong| wrong).collect().await
 }
 
-async fn read_one(stage: &Stage, agent: &Agent, own: Option<std::net::SocketAddr>) -> Result<Vec<Value>, String> {
+async fn read_one(
+    stage: &Stage,
+    agent: &Agent,
+    own: Option<SocketAddr>,
+    deadline: Instant,
+) -> Result<Vec<Value>, String> {
     // Of a pair that did not get to its last command, all that comes is read.
     let done = agent.done.load(Relaxed);
     let last = agent.page().orders.last().filter(|_| done).map(|order| order.key.clone());
@@ -73,8 +85,8 @@ async fn read_one(stage: &Stage, agent: &Agent, own: Option<std::net::SocketAddr
     let ws = dial(node, &path, &agent.pair.sibling_ticket, None).await.map_err(|refused| format!("{refused:?}"))?;
     let (mut told, mut stream) = (Vec::new(), ws);
     let read = async {
-        let patience = if done { HEALING } else { SILENCE };
-        while let Ok(message) = timeout(patience, stream.next()).await {
+        let limit = || if done { deadline } else { deadline.min(Instant::now() + SILENCE) };
+        while let Ok(message) = timeout_at(limit(), stream.next()).await {
             let Some(Ok(message)) = message else { return Err("the socket ended") };
             let Message::Text(text) = message else { continue };
             let Ok(message) = serde_json::from_str::<Value>(&text) else { continue };
@@ -96,9 +108,11 @@ async fn read_one(stage: &Stage, agent: &Agent, own: Option<std::net::SocketAddr
 
 /// The sockets that the agents hold open are those that the gateway calls live, and the members of their rooms.
 pub async fn compare_states(stage: &Stage, load: &Load) -> Vec<Violation> {
+    // One limit for all: a cluster that answers nobody is found out once.
+    let deadline = Instant::now() + HEALING;
     let mut wrong: Vec<_> = stream::iter(&load.agents)
         .map(async |agent| {
-            let state = command(stage, agent, "pair.get", json!({})).await;
+            let state = command(stage, agent, "pair.get", json!({}), deadline).await;
             compare_state(stage, agent, &state).err().map(|why| said(&agent.pair.id, why))
         })
         .buffer_unordered(TOGETHER)
@@ -116,9 +130,8 @@ pub async fn compare_states(stage: &Stage, load: &Load) -> Vec<Violation> {
         let (_, asks) = members.first_key_value().expect("a room with somebody in it");
         let expected: BTreeSet<_> = members.keys().cloned().collect();
         // A member that is just leaving may be listed for a moment.
-        let deadline = Instant::now() + HEALING;
         loop {
-            let listed = command(stage, asks, "room.members", json!({"limit": 1_000})).await;
+            let listed = command(stage, asks, "room.members", json!({"limit": 1_000}), deadline).await;
             let listed = listed.map(|page| {
                 let members = page["members"].as_array().cloned().unwrap_or_default();
                 members.iter().filter_map(|m| m["pair"].as_str().map(str::to_owned)).collect::<BTreeSet<_>>()
@@ -177,15 +190,15 @@ fn compare_state(stage: &Stage, agent: &Agent, state: &Result<Value, String>) ->
 /// Ends every pair: its socket is closed with 3510.
 pub async fn end_pairs(stage: &Stage, load: &Load) -> Vec<Violation> {
     load.over();
+    let deadline = Instant::now() + HEALING;
     let ends = stream::iter(&load.agents).map(async |agent| {
         let open: Vec<_> = {
             let page = agent.page();
             (0..page.pipes.len()).filter(|at| page.pipes[*at].ended.is_none()).collect()
         };
-        if let Err(why) = command(stage, agent, "pair.end", json!({"key": "the-end"})).await {
+        if let Err(why) = command(stage, agent, "pair.end", json!({"key": "the-end"}), deadline).await {
             return Some(said(&agent.pair.id, format!("pair.end: {why}")));
         }
-        let deadline = Instant::now() + HEALING;
         loop {
             let ended: Option<Vec<_>> =
                 open.iter().map(|at| agent.page().pipes[*at].ended.clone().map(|(_, closed, _)| closed)).collect();
