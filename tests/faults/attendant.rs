@@ -74,7 +74,10 @@ impl Attendant {
                         page.links.len() - 1
                     };
                     let stay = self.stay(ws, link).await;
-                    self.sent = false;
+                    if self.sent && self.by_http.is_none() {
+                        // Its reply went down with the connection: it is sent again on the next one, at once.
+                        (self.sent, self.act_at) = (false, Instant::now());
+                    }
                     match stay {
                         Stay::Left(nap) => sleep(nap).await,
                         Stay::Closed => sleep(jitter(20..250)).await,
