@@ -4,11 +4,12 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use tokio::sync::Mutex;
+use tokio::time::Instant;
 
 use super::agent::Style;
 use super::ending::{compare_states, end_pairs, nothing_stays, read_all};
 use super::ledger::{Findings, Violation, check};
-use super::load::{Load, Recovery};
+use super::load::{HEALING, Load, Recovery};
 use super::record::{Ms, Promises, now};
 use super::stage::Stage;
 
@@ -76,7 +77,9 @@ pub async fn run(
         tokio::time::sleep(UNDISTURBED).await;
         inject(&mut stage, &load, round).await;
         let since = now();
-        stage.until_whole().await;
+        if let Err(what) = stage.until_whole(Instant::now() + HEALING).await {
+            wrong.push(Violation { rule: "healing", pair: format!("nodes, round {round}"), what });
+        }
         let Recovery { times, slowest, missing } = load.recovered(since).await;
         if times.iter().any(|time| *time > SLOW) {
             println!("  slowest after round {round} of {}: {slowest}", plan.fault);

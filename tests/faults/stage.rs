@@ -5,10 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::process::Command;
+use tokio::time::{Instant, sleep};
 
 use super::field::Field;
 use super::wire::Wire;
-use crate::support::{ADMIN_KEY, Gateway, Redis, Settings, eventually};
+use crate::support::{ADMIN_KEY, Gateway, Redis, Settings};
 
 /// How many nodes a run has.
 pub const NODES: usize = 3;
@@ -106,16 +107,23 @@ impl Stage {
         self.redis.as_mut().expect("over one Redis")
     }
 
-    /// Waits until all nodes are ready and know each other as alive.
-    pub async fn until_whole(&self) {
+    /// Waits until all nodes are ready and know each other as alive; the error says what is missing.
+    pub async fn until_whole(&self, deadline: Instant) -> Result<(), String> {
         for node in &self.nodes {
-            eventually("every node is ready and lists all nodes", async || {
-                let ready = node.get("/readyz").await.status == 200;
+            loop {
+                let ready = node.get("/readyz").await;
                 let listed = node.ask("GET", "/v1/nodes", ADMIN_KEY, None).await;
-                (ready && listed.status == 200 && listed.json()["nodes"].as_array()?.len() == NODES).then_some(())
-            })
-            .await;
+                let all = listed.status == 200 && listed.json()["nodes"].as_array().is_some_and(|n| n.len() == NODES);
+                if ready.status == 200 && all {
+                    break;
+                }
+                if Instant::now() > deadline {
+                    return Err(format!("{} is ready: {}, and lists {}", node.addr, ready.status, listed.text()));
+                }
+                sleep(Duration::from_millis(50)).await;
+            }
         }
+        Ok(())
     }
 
     /// Runs a command on the server that holds the keys.
