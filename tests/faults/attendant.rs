@@ -13,11 +13,15 @@ use tokio_tungstenite::tungstenite::Message;
 
 use super::agent::{Agent, Phase};
 use super::field::{Refused, back_off, dial, jitter, post};
-use super::record::{Act, Heard, Link, Order, now, said_at};
+use super::record::{Act, Heard, Link, Ms, Order, now, said_at};
 use crate::support::{Ws, closed_of, is_kept, kind_of};
 
 /// A reply that does not come within this is given up, with its connection: longer than the gateway's own limit.
 const REPLY: Duration = Duration::from_secs(8);
+/// The code of an answer that leaves it open whether a command took effect.
+const TIMEOUT: i64 = -32_008;
+/// An agent that is told nothing else for so long goes on with another command, in milliseconds.
+const GIVE_UP: Ms = 20_000;
 /// A sibling that says goodbye hears on for so long at most.
 const FAREWELL: Duration = Duration::from_secs(3);
 
@@ -256,6 +260,7 @@ impl Attendant {
             unsure: None,
             answer: None,
             again: Vec::new(),
+            given_up: false,
         });
         number
     }
@@ -286,6 +291,13 @@ impl Attendant {
         {
             let wait = error["data"]["retry_after_ms"].as_u64().unwrap_or(200).min(1_000);
             order.unsure = Some(error.clone());
+            if error["code"] == json!(TIMEOUT) && now() > order.first_sent + GIVE_UP && self.open == Some(at) {
+                order.given_up = true;
+                // Whether it paused is unknown: the end is to see to it.
+                self.paused |= matches!(order.act, Act::Pause | Act::Resume);
+                self.last.take_if(|last| *last == order.key);
+                self.open = None;
+            }
             return self.again_in(wait);
         }
         if let (Act::Pause | Act::Resume, Ok(_)) = (order.act, &answer) {

@@ -21,7 +21,7 @@ async fn stage() -> Stage {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_is_killed() {
-    let mut plan = Plan::of("kill -9 of a node").costs_pipes();
+    let mut plan = Plan::of("kill -9 of a node").costs_pipes().costs_answers();
     // Some come back at once, some after the dead node is buried.
     plan.style.tardy = Some(LONG);
     run(stage(), plan, async |stage, _, round| {

@@ -31,6 +31,8 @@ pub struct Promises {
     pub histories: bool,
     /// No client socket is closed by it.
     pub pipes: bool,
+    /// No node dies in the middle of a command: each key gets a definite answer in the end.
+    pub answers: bool,
     /// Nodes end in good order: everything is closed with 1012, and siblings are told first.
     pub draining: bool,
 }
@@ -117,6 +119,8 @@ pub struct Order {
     pub answer: Option<(Ms, Result<Value, Value>)>,
     /// Results that came later, to attempts made before.
     pub again: Vec<Value>,
+    /// Its agent gave up on it: all that it was told for long is that nobody knows.
+    pub given_up: bool,
 }
 
 /// One client socket.

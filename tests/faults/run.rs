@@ -33,7 +33,7 @@ pub struct Plan {
 impl Plan {
     /// A fault that leaves histories and pipes as they are.
     pub fn of(fault: &'static str) -> Self {
-        let promises = Promises { histories: true, pipes: true, draining: false };
+        let promises = Promises { histories: true, pipes: true, answers: true, draining: false };
         let style = Style {
             frames_every: Duration::from_millis(700),
             orders_every: Duration::from_millis(700),
@@ -47,6 +47,12 @@ impl Plan {
     /// One that costs client sockets.
     pub fn costs_pipes(mut self) -> Self {
         self.promises.pipes = false;
+        self
+    }
+
+    /// One in which a node dies in the middle of commands: what became of those, nobody may know.
+    pub fn costs_answers(mut self) -> Self {
+        self.promises.answers = false;
         self
     }
 
@@ -128,11 +134,12 @@ fn report(fault: &str, rounds: usize, pairs: usize, found: &Findings, recoveries
     recoveries.sort_unstable();
     let p50 = recoveries.get(recoveries.len() / 2).copied().unwrap_or(0);
     let max = recoveries.last().copied().unwrap_or(0);
-    let Findings { frames, frames_lost, events, commands, lost, repeated, gaps, announced, closes, .. } = found;
+    let Findings { frames, frames_lost, events, commands, unknown, lost, repeated, gaps, announced, closes, .. } =
+        found;
     // One write: other tests of this process print, too.
     println!(
         "{text}FAULT {fault}: times {rounds}, pairs {pairs}, frames {frames} (missed {frames_lost}), events {events}, \
-         commands {commands}, lost {lost}, repeated {repeated}, gaps {gaps} (sum {announced}), \
+         commands {commands} (unknown {unknown}), lost {lost}, repeated {repeated}, gaps {gaps} (sum {announced}), \
          recovery p50 {p50} ms max {max} ms, closes {closes:?}, violations {}",
         wrong.len()
     );

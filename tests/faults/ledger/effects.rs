@@ -84,7 +84,9 @@ fn forgotten(book: &Book, page: &Page, order: &Order) -> bool {
 
 fn answers(book: &Book, page: &Page, order: &Order, about: &str, found: &mut Findings) {
     match &order.answer {
+        None if order.given_up && !book.promises.answers => found.unknown += 1,
         None => {
+            found.unknown += u64::from(order.given_up);
             let last = &order.unsure;
             found.wrong("effects", page, format!("{about}: never answered for good, last {last:?}"));
         }

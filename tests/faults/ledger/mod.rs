@@ -34,6 +34,8 @@ pub struct Findings {
     pub frames_lost: u64,
     pub events: u64,
     pub commands: u64,
+    /// Commands of which nobody ever learned whether they took effect.
+    pub unknown: u64,
     /// Client sockets that ended against their agent's wish, by code (0 where there was none).
     pub closes: BTreeMap<u16, u64>,
 }

@@ -28,6 +28,7 @@ fn order(act: Act, key: &str, params: Value, result: Value) -> Order {
         unsure: None,
         answer: Some((700, Ok(result))),
         again: Vec::new(),
+        given_up: false,
     }
 }
 
@@ -70,7 +71,7 @@ fn sound() -> Book {
             odd: Vec::new(),
         }
     };
-    let promises = Promises { histories: true, pipes: false, draining: true };
+    let promises = Promises { histories: true, pipes: false, answers: true, draining: true };
     let names = BTreeMap::from([(node, "a".to_owned())]);
     Book { promises, harmed: HashSet::new(), names, pages: vec![page(0), page(1)] }
 }
@@ -156,7 +157,14 @@ fn a_doubled_and_a_missing_effect_are_reported() {
         page.heard.remove(1);
     });
     reported(&found, "effects", "took no effect");
-    reported(&falsified(|page| page.orders[0].answer = None), "effects", "never answered");
+    let given_up = |page: &mut Page| (page.orders[0].answer, page.orders[0].given_up) = (None, true);
+    let found = falsified(given_up);
+    reported(&found, "effects", "never answered");
+    assert_eq!(found.unknown, 1);
+    let mut book = sound();
+    book.promises.answers = false;
+    given_up(&mut book.pages[0]);
+    assert!(check(&book).violations.is_empty(), "the death of a node may leave a command unknown");
     reported(&falsified(|page| page.orders[0].answer = Some((700, Err(json!({}))))), "effects", "and took effect");
     reported(&falsified(|page| page.orders[0].again.push(json!(1))), "effects", "and later with");
     reported(&falsified(|page| drop(page.orders.remove(0))), "effects", "that nobody used");
