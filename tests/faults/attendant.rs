@@ -300,8 +300,9 @@ impl Attendant {
             }
             return self.again_in(wait);
         }
-        if let (Act::Pause | Act::Resume, Ok(_)) = (order.act, &answer) {
-            self.paused = order.act == Act::Pause;
+        if let Act::Pause | Act::Resume = order.act {
+            // A resume that is refused for good would be refused again.
+            self.paused = order.act == Act::Pause && answer.is_ok();
         }
         order.answer = Some((now(), answer));
         if self.open == Some(at) {

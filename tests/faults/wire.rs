@@ -12,7 +12,8 @@ use tokio::task::JoinHandle;
 pub enum State {
     /// Everything is forwarded.
     Whole,
-    /// Nothing is forwarded and nothing is closed: what is on the way waits, as with a cable that was pulled.
+    /// Nothing is forwarded and nothing is closed: what is on the way waits, as with a cable that was pulled. It
+    /// arrives late when the wire is whole again, even if its sender has given the connection up by then.
     Silent,
     /// Open connections are closed and new ones refused at once.
     Closed,
