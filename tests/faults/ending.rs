@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use futures_util::{StreamExt, stream};
 use serde_json::{Value, json};
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_tungstenite::tungstenite::Message;
 
 use super::agent::Agent;
@@ -17,7 +17,7 @@ use super::ledger::Violation;
 use super::load::{HEALING, Load};
 use super::record::Act;
 use super::stage::{HISTORY, KEYS, KEYS_CAN_BE_SET, NODES, Stage};
-use crate::support::kind_of;
+use crate::support::{is_kept, kind_of};
 
 /// How much more memory than at its start Redis may use at the end: scripts, buffers of connections and of the log.
 const MARGIN: u64 = 4 << 20;
@@ -25,6 +25,8 @@ const MARGIN: u64 = 4 << 20;
 const KEY: u64 = 512;
 /// After such a silence a history is taken for read where its end is not known.
 const SILENCE: Duration = Duration::from_secs(5);
+/// How often a place in a history is compared with another.
+const LOOK: Duration = Duration::from_millis(100);
 /// How much later than its time a key may go: Redis forgets in passes, and nodes are asked in turns.
 const LATE: Duration = Duration::from_secs(20);
 /// How many pairs are looked at together.
@@ -62,49 +64,49 @@ pub async fn read_all(stage: &Stage, load: &Load) -> Vec<Violation> {
     let deadline = Instant::now() + HEALING;
     let reads = stream::iter(&load.agents).map(async |agent| {
         let own = agent.page().links.last().map(|link| link.node);
-        match read_one(stage, agent, own, deadline).await {
-            Ok(told) => {
-                agent.page().told = told;
-                None
-            }
-            Err(why) => Some(said(&agent.pair.id, format!("its history could not be read from the start: {why}"))),
-        }
+        let read = read_one(stage, agent, own, deadline).await;
+        read.err().map(|why| said(&agent.pair.id, format!("its history could not be read from the start: {why}")))
     });
     reads.buffer_unordered(TOGETHER).filter_map(async |wrong| wrong).collect().await
 }
 
-async fn read_one(
-    stage: &Stage,
-    agent: &Agent,
-    own: Option<SocketAddr>,
-    deadline: Instant,
-) -> Result<Vec<Value>, String> {
+async fn read_one(stage: &Stage, agent: &Agent, own: Option<SocketAddr>, deadline: Instant) -> Result<(), String> {
     // Of a pair that did not get to its last command, all that comes is read.
     let done = agent.done.load(Relaxed);
     let last = agent.page().orders.last().filter(|_| done).map(|order| order.key.clone());
     let node = stage.field.pick(own).ok_or("no node")?;
     let path = format!("{}?cursor=start", agent.pair.path("/sibling"));
     let ws = dial(node, &path, &agent.pair.sibling_ticket, None).await.map_err(|refused| format!("{refused:?}"))?;
-    let (mut told, mut stream) = (Vec::new(), ws);
-    let read = async {
-        let limit = || if done { deadline } else { deadline.min(Instant::now() + SILENCE) };
-        while let Ok(message) = timeout_at(limit(), stream.next()).await {
-            let Some(Ok(message)) = message else { return Err("the socket ended") };
-            let Message::Text(text) = message else { continue };
-            let Ok(message) = serde_json::from_str::<Value>(&text) else { continue };
-            let params = &message["params"];
-            if !matches!(kind_of(params), "ready" | "broker.lost" | "broker.restored" | "node.draining") {
-                told.push(params.clone());
+    let (mut stream, mut told, mut there, mut came) = (ws, Vec::<Value>::new(), false, Instant::now());
+    loop {
+        match timeout(LOOK, stream.next()).await {
+            Ok(Some(Ok(Message::Text(text)))) => {
+                came = Instant::now();
+                let message = serde_json::from_str::<Value>(&text).map_err(|fault| format!("{fault}: {text}"))?;
+                let params = &message["params"];
+                there |= done && params["cause"]["key"].as_str() == last.as_deref();
+                if !matches!(kind_of(params), "ready" | "broker.lost" | "broker.restored" | "node.draining") {
+                    told.push(params.clone());
+                }
             }
-            if done && params["cause"]["key"].as_str() == last.as_deref() {
-                return Ok(());
-            }
+            Ok(Some(Ok(_))) | Err(_) => {}
+            Ok(_) => return Err(format!("the socket ended after {} events", told.len())),
         }
-        if done { Err("its last event never came") } else { Ok(()) }
-    };
-    match read.await {
-        Ok(()) => Ok(told),
-        Err(why) => Err(format!("{why} (that of {last:?}), after {} events", told.len())),
+        // Something may happen to a pair while this reads: both are compared where they stand at the same place.
+        let mut page = agent.page();
+        let heard = page.heard.iter().rev().find(|heard| is_kept(&heard.params));
+        let level = heard.map(|heard| &heard.params["cursor"]) == told.last().map(|params| &params["cursor"]);
+        let late = if done { Instant::now() > deadline } else { came.elapsed() > SILENCE };
+        if level && (there || !done) || late {
+            let events = told.len();
+            (page.settled, page.told) = (page.heard.len(), told);
+            let missed = late && done && !there;
+            return if missed {
+                Err(format!("the event of {last:?} never came, {events} others did"))
+            } else {
+                Ok(())
+            };
+        }
     }
 }
 
@@ -173,10 +175,8 @@ fn compare_state(stage: &Stage, agent: &Agent, state: &Result<Value, String>) ->
     let [pipe] = open.as_slice() else {
         return Err(format!("{} client sockets are open at the end; {state}", open.len()));
     };
-    // What was heard tells it where the history forgot it.
-    let heard = page.heard.iter().map(|heard| &heard.params);
-    let mut opened = heard.chain(&page.told).rev().filter(|params| kind_of(params) == "client.opened");
-    let opened = &opened.next().ok_or("no client.opened was ever told")?["data"];
+    let opened = page.heard.iter().rev().map(|heard| &heard.params).find(|params| kind_of(params) == "client.opened");
+    let opened = &opened.ok_or("no client.opened was ever heard")?["data"];
     let names = stage.field.names();
     let expected = json!(["live", opened["epoch"], opened["node"]]);
     let is = json!([state["client"], state["epoch"], state["node"]]);

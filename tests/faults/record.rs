@@ -61,6 +61,8 @@ pub struct Page {
     pub pipes: Vec<Pipe>,
     /// What a fresh sibling was told from the start, at the end, on another node.
     pub told: Vec<Value>,
+    /// How much had been heard when that was read.
+    pub settled: usize,
     /// What went wrong on the spot.
     pub odd: Vec<String>,
 }

@@ -11,7 +11,8 @@ use crate::support::kind_of;
 pub fn check(book: &Book, page: &Page, found: &mut Findings) {
     // A kept history tells all; else what was heard does, as far as no gap was announced.
     if book.promises.histories {
-        order(book, page, page.told.iter(), found);
+        let since = page.heard.iter().skip(page.settled).map(|heard| &heard.params);
+        order(book, page, page.told.iter().chain(since), found);
     } else {
         order(book, page, page.heard.iter().map(|heard| &heard.params), found);
     }

@@ -55,7 +55,7 @@ pub fn check(book: &Book, page: &Page, found: &mut Findings) {
     seen.clear();
     // Where the sibling stands in the history; what was announced since; whether it came from one that is lost.
     let (mut last, mut gaps, mut from_lost) = (None, Vec::new(), false);
-    for heard in &page.heard {
+    for heard in page.heard.iter().take(page.settled) {
         let params = &heard.params;
         if kind_of(params) == "gap" {
             let lost = params["data"]["lost"].as_u64();

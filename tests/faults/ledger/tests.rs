@@ -68,6 +68,7 @@ fn sound() -> Book {
                 Pipe { node, opened: 100, ended: None, sent: vec![4, 5], got: second },
             ],
             told,
+            settled: usize::MAX,
             odd: Vec::new(),
         }
     };
