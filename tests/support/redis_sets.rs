@@ -113,7 +113,7 @@ fn owned(args: &[&str]) -> Vec<String> {
 
 /// Arguments of a server that keeps nothing on disk and replicates at once.
 fn server_args(port: u16, dir: &TempDir) -> Vec<String> {
-    let (port, home) = (port.to_string(), dir.path().join(&port.to_string()));
+    let (port, home) = (port.to_string(), dir.path().join(port.to_string()));
     std::fs::create_dir_all(&home).expect("a directory for a server");
     let home = home.to_str().expect("temporary directories have plain names").to_owned();
     let mut args =
@@ -337,8 +337,8 @@ impl RedisCluster {
 
     /// The slot of a key or a channel.
     pub fn slot(&self, key: &str) -> u16 {
-        let said = self.members.iter().map(|member| member.ask(&["CLUSTER", "KEYSLOT", key]));
-        said.filter_map(|slot| slot.parse().ok()).next().expect("some member answers")
+        let mut said = self.members.iter().map(|member| member.ask(&["CLUSTER", "KEYSLOT", key]));
+        said.find_map(|slot| slot.parse().ok()).expect("some member answers")
     }
 
     /// Who owns a slot, as most of those that answer see it.
@@ -352,11 +352,6 @@ impl RedisCluster {
             }
         }
         (0..votes.len()).max_by_key(|index| votes[*index]).expect("there are members")
-    }
-
-    /// Who owns a key's slot.
-    pub fn primary_of(&self, key: &str) -> usize {
-        self.primary_of_slot(self.slot(key))
     }
 
     /// A replica of `primary` that answers.
