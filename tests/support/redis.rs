@@ -12,21 +12,33 @@ pub struct Redis {
     child: Child,
     port: u16,
     dir: TempDir,
+    /// Arguments beside the usual ones; later ones win.
+    extra: Vec<String>,
 }
 
 impl Redis {
     /// Starts a server and waits until it answers.
     pub async fn start() -> Self {
+        Self::start_with(&[]).await
+    }
+
+    /// Starts a server with arguments of its own, which it keeps over restarts.
+    pub async fn start_with(extra: &[&str]) -> Self {
+        let extra: Vec<String> = extra.iter().map(ToString::to_string).collect();
         let dir = TempDir::new().expect("a temporary directory");
         // Another process may take a free port before Redis binds it, so a dead start is tried again.
         for _ in 0..5 {
             let port = free_port();
-            let mut child = spawn(port, &dir);
+            let mut child = spawn(port, &dir, &extra);
             if answers(&mut child, port).await {
-                return Self { child, port, dir };
+                return Self { child, port, dir, extra };
             }
         }
         panic!("redis-server did not start; install the package `redis-server`");
+    }
+
+    pub fn port(&self) -> u16 {
+        self.port
     }
 
     /// The `--broker` address of this server.
@@ -53,7 +65,7 @@ impl Redis {
     /// Starts it again on the same port; what was not saved is gone.
     pub async fn restart(&mut self) {
         self.kill();
-        self.child = spawn(self.port, &self.dir);
+        self.child = spawn(self.port, &self.dir, &self.extra);
         assert!(answers(&mut self.child, self.port).await, "redis-server did not come back on its port");
     }
 }
@@ -69,12 +81,13 @@ fn free_port() -> u16 {
     probe.local_addr().expect("a bound address").port()
 }
 
-fn spawn(port: u16, dir: &TempDir) -> Child {
+fn spawn(port: u16, dir: &TempDir, extra: &[String]) -> Child {
     Command::new("redis-server")
         .args(["--port", &port.to_string(), "--bind", "127.0.0.1"])
         .args(["--save", "", "--appendonly", "no"])
         .arg("--dir")
         .arg(dir.path())
+        .args(extra)
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::null())
