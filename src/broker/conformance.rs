@@ -18,9 +18,9 @@ use tokio::time::{Instant, sleep, timeout};
 pub use self::{
     groups::{groups_have_members_in_order, holdings_follow, nodes_live_expire_and_are_buried, one_charter_wins},
     histories::{
-        a_nonce_is_added_once, appending_is_fenced, concurrent_appenders_make_one_chain, heads_of_many,
-        histories_are_trimmed, histories_outlive_their_record, live_and_kept_are_the_same,
-        pages_tell_where_they_stand,
+        a_lost_tail_is_told_to_its_writer, a_nonce_is_added_once, appending_is_fenced,
+        concurrent_appenders_make_one_chain, heads_of_many, histories_are_trimmed, histories_outlive_their_record,
+        live_and_kept_are_the_same, pages_tell_where_they_stand,
     },
     live::{
         nothing_is_missed_after_subscribe, only_what_was_subscribed, payloads_are_bytes, published_in_order_to_all,
@@ -31,7 +31,7 @@ pub use self::{
         one_ender_wins, one_releaser_wins, only_who_holds_it_ends_it, records_are_made_once,
     },
 };
-use super::{Broker, BrokerError, Claim, Delivery, Draft, Entry, Keep, Link, Step};
+use super::{Appended, Broker, BrokerError, Claim, Delivery, Draft, Entry, Keep, Link, Step, Under};
 use crate::protocol::{Fence, NodeId, PairId, Position, Topic};
 
 /// How long anything that must happen may take.
@@ -89,7 +89,7 @@ pub async fn append_one(
     keep: &Keep,
 ) -> Result<Position, BrokerError> {
     match broker.append(topic, None, &[draft], keep).await? {
-        Step::Taken(position) => Ok(position),
+        Appended::At(position) => Ok(position),
         other => panic!("without a fence nothing is refused: {other:?}"),
     }
 }
@@ -145,6 +145,10 @@ async fn claimed(link: &Link, pair: PairId, node: NodeId) -> Fence {
         Claim::Won(fence) => fence,
         other => panic!("not {other:?}"),
     }
+}
+
+fn under(fence: Fence) -> Under {
+    Under { fence, after: None }
 }
 
 /// Releases without a word; whether that was taken.

@@ -79,6 +79,28 @@ pub struct Draft {
 /// last 32 entries.
 pub const DRAFTS: usize = 16;
 
+/// Who appends, where not everyone may.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Under {
+    /// The fence that must hold the pair.
+    pub fence: Fence,
+    /// The last entry that its holder knows to stand: a history that ends before it has lost its tail.
+    pub after: Option<Position>,
+}
+
+/// What came of an append.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Appended {
+    /// All of it stands; the last entry's position (without drafts, the newest).
+    At(Position),
+    /// Nothing was added: the history has lost what [`Under::after`] names, and ends here.
+    Behind(Position),
+    /// Nothing was added: the fence does not hold the pair.
+    Refused,
+    /// Nothing was added: there is no record of the pair, or one that is older than the fence.
+    Missing,
+}
+
 /// What came of a step that only the holder of a fence may take.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Step<T> {
@@ -130,19 +152,19 @@ pub trait Broker: Send + Sync + 'static {
     /// Any [`BrokerError`].
     async fn unsubscribe(&self, topic: &Topic) -> Result<(), BrokerError>;
 
-    /// Adds drafts (at most [`DRAFTS`]) to the topic's history and delivers them live, all in one atomic step; with a
-    /// fence `under`, only if that fence holds the topic's pair. Returns the position of the last. A draft that was
-    /// added before (by a call whose answer was lost) is not added again, but delivered again.
+    /// Adds drafts (at most [`DRAFTS`]) to the topic's history and delivers them live, all in one atomic step; `under`
+    /// a fence, only if that fence holds the topic's pair. A draft that was added before (by a call whose answer was
+    /// lost) is not added again, but delivered again. Without drafts it only looks.
     ///
     /// # Errors
     /// [`BrokerError::Unavailable`]: they may or may not have been added.
     async fn append(
         &self,
         topic: &Topic,
-        under: Option<Fence>,
+        under: Option<Under>,
         drafts: &[Draft],
         keep: &Keep,
-    ) -> Result<Step<Position>, BrokerError>;
+    ) -> Result<Appended, BrokerError>;
 
     /// At most `limit` entries after `after`, and what else one look at the history tells.
     ///
@@ -276,8 +298,8 @@ pub trait Registry: Send + Sync + 'static {
     /// do not expire while it is held. Claiming again with the same nonce gives the same answer.
     async fn claim(&self, pair: PairId, node: NodeId, nonce: u64) -> Result<Claim, BrokerError>;
 
-    /// Writes a record that the broker lost, as held by `node` under `fence`, and appends the drafts then. Taken also
-    /// when the record says so already.
+    /// Writes a record that the broker lost, or has only in an older state (of a lower epoch), as held by `node` under
+    /// `fence`, and appends the drafts then. Taken also when the record says so already.
     async fn restore(
         &self,
         pair: PairId,
@@ -350,9 +372,9 @@ pub trait Registry: Send + Sync + 'static {
     /// Adds or replaces a member. The charter in force is returned: this caller's if the group was empty.
     async fn join(&self, group: &Group, member: Member, charter: Bytes) -> Result<Bytes, BrokerError>;
 
-    /// Removes a member if it is still on `node`; with the last one the group and its charter vanish. False when it
-    /// was not there.
-    async fn leave(&self, group: &Group, id: &str, node: NodeId) -> Result<bool, BrokerError>;
+    /// Removes a member if it is still this one, on this node and with this value: an older one that leaves late takes
+    /// nothing from its successor. With the last one the group and its charter vanish. False when it was not there.
+    async fn leave(&self, group: &Group, member: &Member) -> Result<bool, BrokerError>;
 
     /// Charter and size of a group.
     async fn census(&self, group: &Group) -> Result<Census, BrokerError>;
@@ -388,8 +410,8 @@ pub struct Holdings {
     pub pairs: Vec<(PairId, u64)>,
     /// Pairs that it is the keeper of.
     pub kept: Vec<PairId>,
-    /// Groups and the ids of its members in them.
-    pub members: Vec<(Group, String)>,
+    /// Groups and its members in them.
+    pub members: Vec<(Group, Member)>,
 }
 
 /// Both ports of one back end, and the deliveries that come out of it.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use serde_json::{Value, json};
-use tokio::time::Instant;
+use tokio::{sync::oneshot, time::Instant};
 
 use super::{
     Found, Line, Node,
@@ -36,7 +36,8 @@ impl Node {
                 done => return done,
             }
             // Nobody has a client socket: this node does it itself, unless one opens meanwhile.
-            match self.end_idle(pair, reason.clone(), cause.clone()).await {
+            let (node, reason, cause_) = (Arc::clone(self), reason.clone(), cause.clone());
+            match self.to_the_end("ending", async move { node.end_idle(pair, reason, cause_).await }).await {
                 Ok(Some(result)) => return Ok(result),
                 // Another ended it first: with the same key, its reply is this one's too.
                 Err(failure) if failure.fault == Fault::Gone && cause.key.is_some() => {}
@@ -48,6 +49,17 @@ impl Node {
             }
             tokio::time::sleep(BETWEEN_LOOKS).await;
         }
+    }
+
+    /// Does something that must not be left in the middle when whoever wanted it goes away.
+    async fn to_the_end<T: Send + 'static>(
+        &self,
+        name: &'static str,
+        work: impl Future<Output = Result<T, Failure>> + Send + 'static,
+    ) -> Result<T, Failure> {
+        let (done, outcome) = oneshot::channel();
+        self.spawn(name, async move { drop(done.send(work.await)) });
+        outcome.await.unwrap_or_else(|_| Err(timed_out()))
     }
 
     /// Ends a pair that has no client socket; `None` when it has one, or the same key is being carried out.

@@ -106,14 +106,15 @@ impl Node {
         self.hub.tell(pair, &Heard::Event(Arc::new(event), entry.position, entry.previous));
     }
 
-    /// Live traffic stopped, or goes on: whoever listens reads what was missed, and a client socket may have missed that
-    /// it was asked to yield.
-    fn broker_delivers(self: &Arc<Self>, delivers: bool) {
+    /// Live traffic stopped, or goes on: whoever listens reads what was missed. A client socket may have missed that it
+    /// was asked to yield, and its story may have lost its end, if there is another primary.
+    fn broker_delivers(&self, delivers: bool) {
         self.broker_state(|state| state.delivers = delivers);
         if delivers {
             self.hub.tell_all(&Heard::Lost);
-            let node = Arc::clone(self);
-            self.spawn("check after a loss", async move { drop(node.check_clients().await) });
+            for (pair, _) in self.hub.clients() {
+                self.leave_mail(pair, ClientMail::LookAgain);
+            }
         }
     }
 

@@ -44,7 +44,7 @@ pub use parting::{Parted, Parting};
 pub use story::{Story, Told};
 
 use crate::{
-    broker::{Broker, BrokerError, Keep, Link, Registry},
+    broker::{Broker, BrokerError, Group, Keep, Link, Member, Registry},
     hub::{Hub, Outbox, Room},
     protocol::{
         Cause, Command, Envelope, Failure, Fault, Fence, Format, Mail, NodeId, Reply, Run, Settings, TicketKeys,
@@ -108,6 +108,8 @@ pub enum ClientMail {
     Disowned,
     /// The broker lost what it knew of this client socket.
     Restore,
+    /// The broker may have lost the end of the pair's history.
+    LookAgain,
 }
 
 /// Where a reply goes.
@@ -158,6 +160,8 @@ pub struct Node {
     /// What a drain waits for: events of sockets that are gone, and sockets that are just opening.
     parting: AtomicUsize,
     lease: pulse::Lease,
+    /// Groups that could not be left yet.
+    unleft: parking_lot::Mutex<Vec<(Group, Member)>>,
 }
 
 impl Node {
@@ -195,6 +199,7 @@ impl Node {
             asked: asked::Asked::default(),
             parting: AtomicUsize::new(0),
             lease: pulse::Lease::default(),
+            unleft: parking_lot::Mutex::default(),
         });
         node.broker.subscribe(&Topic::Node(id)).await?;
         node.first_beat().await?;

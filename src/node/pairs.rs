@@ -178,7 +178,7 @@ impl Node {
         self.hub.unregister(pair, fence);
         self.hub.exit(&room, &outbox);
         self.return_mail(mailbox);
-        self.exit(pair, &facts.room).await;
+        self.exit(pair, fence, &facts.room).await;
         drop(self.part(Parting::unheard(pair, fence, facts)));
     }
 
@@ -249,14 +249,14 @@ impl Node {
         let joined = self.registry.join(&group, member, bytes::Bytes::from_static(wish.as_str().as_bytes())).await;
         let agreed = joined.map_err(Failure::from).and_then(|charter| agree(Some(&charter), offers));
         if agreed.is_err() {
-            self.exit(pair, room).await;
+            self.exit(pair, fence, room).await;
         }
         agreed
     }
 
     /// Leaves a room, for the cluster; the caller left it in the hub before.
-    pub async fn exit(&self, pair: PairId, room: &RoomName) {
-        self.leave(&Group::Room(room.clone()), &pair.to_string()).await;
+    pub async fn exit(&self, pair: PairId, fence: Fence, room: &RoomName) {
+        self.leave(Group::Room(room.clone()), self.member(pair, fence)).await;
         self.interest.remove(&Topic::Room(room.clone())).await;
     }
 
@@ -336,14 +336,17 @@ impl Node {
     /// # Errors
     /// When the broker can't be reached.
     pub async fn count_in(&self, pair: PairId, sibling: SiblingId) -> Result<(), Failure> {
-        let member = Member { id: sibling.to_string(), node: self.id, value: bytes::Bytes::new() };
-        self.registry.join(&Group::Siblings(pair), member, bytes::Bytes::new()).await?;
+        self.registry.join(&Group::Siblings(pair), self.sibling(sibling), bytes::Bytes::new()).await?;
         Ok(())
     }
 
     /// Counts a sibling out.
     pub async fn count_out(&self, pair: PairId, sibling: SiblingId) {
-        self.leave(&Group::Siblings(pair), &sibling.to_string()).await;
+        self.leave(Group::Siblings(pair), self.sibling(sibling)).await;
+    }
+
+    fn sibling(&self, sibling: SiblingId) -> Member {
+        Member { id: sibling.to_string(), node: self.id, value: bytes::Bytes::new() }
     }
 }
 

@@ -13,7 +13,7 @@ use super::{
     story::{RETRY, draft, lost_draft},
 };
 use crate::{
-    broker::{BrokerError, DRAFTS, Draft, Step},
+    broker::{Appended, BrokerError, DRAFTS, Draft, Step, Under},
     protocol::{Cause, EventKind, Fence, PairId, Topic},
 };
 
@@ -140,10 +140,11 @@ impl Node {
         let keep = &self.settings.keep;
         while !rest.is_empty() {
             let some = rest.len().min(DRAFTS);
-            match self.broker.append(&Topic::Pair(*pair), Some(*fence), &rest[..some], keep).await? {
-                Step::Taken(_) => drop(rest.drain(..some)),
-                Step::Refused => return Ok(Step::Refused),
-                Step::Missing => return Ok(Step::Missing),
+            let under = Under { fence: *fence, after: None };
+            match self.broker.append(&Topic::Pair(*pair), Some(under), &rest[..some], keep).await? {
+                Appended::At(_) | Appended::Behind(_) => drop(rest.drain(..some)),
+                Appended::Refused => return Ok(Step::Refused),
+                Appended::Missing => return Ok(Step::Missing),
             }
         }
         if *ends {

@@ -16,7 +16,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use super::{ClientMail, Facts, Node, parting::node_lost};
 use crate::{
-    broker::{Beat, BrokerError, Group, Record, Step},
+    broker::{Beat, BrokerError, Group, Member, Record, Step},
     hub::Heard,
     protocol::{Failure, Fence, NodeId, PairId, Topic},
 };
@@ -27,6 +27,8 @@ const LOOK: Duration = Duration::from_secs(2);
 const BATCH: usize = 256;
 /// How many of them are worked on at a time.
 const AT_ONCE: usize = 32;
+/// How many groups that could not be left are remembered; beyond, they are left when this node is buried.
+const UNLEFT: usize = 65_536;
 /// How many client sockets are compared with the registry at each beat.
 const AUDIT: usize = 64;
 
@@ -155,6 +157,7 @@ impl Node {
         match beat {
             Beat::Kept if self.leased() => {
                 self.renewed(sent);
+                self.leave_what_was_not_left().await;
                 self.audit(&mut pulse.audited).await;
                 if pulse.steady.for_a(lease) {
                     self.bury_the_dead().await;
@@ -229,7 +232,7 @@ impl Node {
             if held.pairs.is_empty() && held.members.is_empty() && held.kept.is_empty() {
                 break;
             }
-            all(held.members.iter().map(|(group, id)| self.registry.leave(group, id, dead).map_ok(drop).boxed()))
+            all(held.members.iter().map(|(group, member)| self.registry.leave(group, member).map_ok(drop).boxed()))
                 .await?;
             all(held.pairs.iter().map(|(pair, nonce)| self.bury_socket(dead, *pair, *nonce).boxed())).await?;
             all(held.kept.iter().map(|pair| self.adopt(dead, *pair).boxed())).await?;
@@ -272,13 +275,8 @@ impl Node {
     /// all was looked at.
     async fn check_all(&self) -> bool {
         self.hub.tell_all(&Heard::Lost);
-        self.check_clients().await.is_ok()
-    }
-
-    /// Compares every client socket with the registry.
-    pub(super) async fn check_clients(&self) -> Result<(), BrokerError> {
         let clients = self.hub.clients();
-        all(clients.iter().map(|(pair, fence)| self.check(*pair, *fence).boxed())).await
+        all(clients.iter().map(|(pair, fence)| self.check(*pair, *fence).boxed())).await.is_ok()
     }
 
     /// Looks at a few client sockets at each beat, in turn: one that lost its pair without being told would serve for
@@ -293,8 +291,10 @@ impl Node {
 
     async fn check(&self, pair: PairId, fence: Fence) -> Result<(), BrokerError> {
         let mail = match self.registry.look_up(pair).await? {
-            // A broker that lost its records has given the pair to nobody else: the pipe stays open.
+            // A broker that lost its records, or the last of its writes, has given the pair to nobody else: the pipe
+            // stays open.
             None => ClientMail::Restore,
+            Some(record) if record.fence.epoch < fence.epoch && !record.ended => ClientMail::Restore,
             Some(record) if record.fence == fence && record.holder == Some(self.id) => return Ok(()),
             Some(_) => ClientMail::Disowned,
         };
@@ -308,16 +308,27 @@ impl Node {
         }
     }
 
-    fn leave_mail(&self, pair: PairId, mail: ClientMail) {
+    pub(super) fn leave_mail(&self, pair: PairId, mail: ClientMail) {
         if self.hub.send(pair, mail).is_err() {
             tracing::debug!(%pair, "it is gone already, or has too much mail");
         }
     }
 
-    /// Leaves a group. What could not be left goes when this node is buried.
-    pub(super) async fn leave(&self, group: &Group, id: &str) {
-        if let Err(error) = self.registry.leave(group, id, self.id).await {
-            tracing::debug!(?group, id, error = &error as &dyn std::error::Error, "not left");
+    /// Leaves a group; what can't be left now, is with a later beat.
+    pub(super) async fn leave(&self, group: Group, member: Member) {
+        if let Err(error) = self.registry.leave(&group, &member).await {
+            tracing::debug!(?group, id = member.id, error = &error as &dyn std::error::Error, "not left yet");
+            let mut unleft = self.unleft.lock();
+            if unleft.len() < UNLEFT {
+                unleft.push((group, member));
+            }
+        }
+    }
+
+    async fn leave_what_was_not_left(&self) {
+        let unleft = std::mem::take(&mut *self.unleft.lock());
+        for (group, member) in unleft {
+            self.leave(group, member).await;
         }
     }
 

@@ -8,7 +8,7 @@ use tokio::time::sleep;
 
 use super::{Node, ReplyTo, now_text};
 use crate::{
-    broker::{BrokerError, DRAFTS, Draft, Step},
+    broker::{Appended, BrokerError, DRAFTS, Draft, Under},
     protocol::{Cause, Event, EventKind, Fence, PairId, Position, Reply, Topic},
 };
 
@@ -50,8 +50,14 @@ pub struct Story {
     carried: usize,
     /// The last attempt failed.
     away: bool,
-    appending: Option<BoxFuture<'static, Result<Step<Position>, BrokerError>>>,
+    /// The last few that stand, as far as this node knows: what a fail-over may take back.
+    stands: VecDeque<(Position, Draft)>,
+    /// The end of the history is to be looked at.
+    doubted: bool,
+    appending: Option<Appending>,
 }
+
+type Appending = BoxFuture<'static, Result<Appended, BrokerError>>;
 
 impl Story {
     /// The story of the client socket under `fence`; nothing is told yet.
@@ -64,6 +70,8 @@ impl Story {
             waiting: VecDeque::new(),
             carried: 0,
             away: false,
+            stands: VecDeque::new(),
+            doubted: false,
             appending: None,
         }
     }
@@ -106,32 +114,44 @@ impl Story {
         gap.draft = lost_draft(Some(gap.lost));
     }
 
-    /// Whether something waits to be appended: when not, [`Story::proceed`] would wait for ever.
+    /// Whether there is something to do: when not, [`Story::proceed`] would wait for ever.
     #[must_use]
     pub fn pending(&self) -> bool {
-        !self.waiting.is_empty()
+        !self.waiting.is_empty() || self.doubted || self.appending.is_some()
+    }
+
+    /// Has the end of the history looked at: a broker that changed its primary may have lost it.
+    pub fn look_again(&mut self) {
+        self.doubted = true;
     }
 
     /// Appends what waits, or a part of it. May be dropped while it waits; nothing is lost or doubled by that.
     pub async fn proceed(&mut self) -> Told {
-        let appending = match &mut self.appending {
-            Some(appending) => appending,
-            None if self.waiting.is_empty() => return std::future::pending().await,
-            None => {
-                self.carried = self.waiting.len().min(DRAFTS);
-                self.appending.insert(self.attempt(Duration::ZERO))
-            }
-        };
+        if self.appending.is_none() && self.pending() {
+            self.doubted = false;
+            self.carried = self.waiting.len().min(DRAFTS);
+            self.appending = Some(self.attempt(Duration::ZERO));
+        }
+        let Some(appending) = &mut self.appending else { return std::future::pending().await };
         let outcome = appending.await;
         self.appending = None;
         match outcome {
-            Ok(Step::Taken(_)) => {
+            Ok(Appended::At(last)) => {
                 self.away = false;
                 self.answer(self.carried, None);
-                self.waiting.drain(..std::mem::take(&mut self.carried));
+                let carried = std::mem::take(&mut self.carried) as u64;
+                for (chapter, behind) in self.waiting.drain(..carried as usize).zip((0..carried).rev()) {
+                    let at = Position { offset: last.offset.saturating_sub(behind), nonce: chapter.draft.nonce };
+                    self.stands.push_back((at, chapter.draft));
+                }
+                self.stands.drain(..self.stands.len().saturating_sub(DRAFTS));
                 Told::Well
             }
-            Ok(Step::Refused) => {
+            Ok(Appended::Behind(head)) => {
+                self.tell_again(head);
+                Told::Well
+            }
+            Ok(Appended::Refused) => {
                 // Whoever asked is to ask the one that has the pair.
                 self.answer(self.waiting.len(), Some(&Reply::NotHere));
                 Told::Disowned
@@ -140,18 +160,34 @@ impl Story {
                 self.away = true;
                 self.answer(self.waiting.len(), None);
                 self.appending = Some(self.attempt(RETRY));
-                if matches!(missed, Ok(Step::Missing)) { Told::Forgotten } else { Told::Well }
+                if matches!(missed, Ok(Appended::Missing)) { Told::Forgotten } else { Told::Well }
             }
         }
     }
 
-    fn attempt(&self, after: Duration) -> BoxFuture<'static, Result<Step<Position>, BrokerError>> {
-        let (node, topic, fence) = (Arc::clone(&self.node), Topic::Pair(self.pair), self.fence);
+    fn attempt(&self, after: Duration) -> Appending {
+        let (node, topic) = (Arc::clone(&self.node), Topic::Pair(self.pair));
+        let under = Under { fence: self.fence, after: self.stands.back().map(|(at, _)| *at) };
         let drafts: Vec<_> = self.waiting.iter().take(self.carried).map(|chapter| chapter.draft.clone()).collect();
         Box::pin(async move {
             sleep(after).await;
-            node.broker.append(&topic, Some(fence), &drafts, &node.settings.keep).await
+            node.broker.append(&topic, Some(under), &drafts, &node.settings.keep).await
         })
+    }
+
+    /// The history ends at `head`, before what stood already: a fail-over has lost its tail. What is remembered of it is
+    /// appended again, in its order and with its nonces: behind the same entry it gets the same places, and nobody who
+    /// has heard it hears it again.
+    fn tell_again(&mut self, head: Position) {
+        self.carried = 0;
+        let known = self.stands.iter().position(|(at, _)| *at == head);
+        let lost = self.stands.split_off(known.map_or(0, |at| at + 1));
+        tracing::warn!(pair = %self.pair, events = lost.len(), "the broker lost events: they are told again");
+        self.stands.clear();
+        let again = lost.into_iter().map(|(_, draft)| draft).rev();
+        for draft in again.chain(known.is_none().then(|| lost_draft(None))) {
+            self.waiting.push_front(Chapter { draft, lost: 0, reply: None });
+        }
     }
 
     /// The end of the socket: what was not appended is handed on, in order. Who waits for a reply gets it now.

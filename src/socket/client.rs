@@ -189,6 +189,10 @@ impl Client {
                         self.restore();
                         None
                     }
+                    Some(ClientMail::LookAgain) => {
+                        self.story.look_again();
+                        None
+                    }
                     // Without a mailbox: a newer socket took the place in the hub.
                     Some(ClientMail::Disowned) | None => Some(Ending::Disowned),
                 },
@@ -317,12 +321,7 @@ impl Client {
         let level = queue.map_or(level, Outbox::level);
         self.abandon_jobs().await;
         self.tell_refusals();
-        // One that was disowned may have a successor on this node: the place in the room is its, then.
-        if self.node.hub.has(self.pair) {
-            self.node.lose_interest(self.room.name()).await;
-        } else {
-            self.node.exit(self.pair, self.room.name()).await;
-        }
+        self.node.exit(self.pair, self.fence, self.room.name()).await;
         let cause = order.as_ref().map(|(cause, _)| cause.clone());
         let data = json!({
             "epoch": self.fence.epoch, "code": closing.code, "reason": closing.reason, "clean": clean, "by": by,

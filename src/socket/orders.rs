@@ -155,12 +155,13 @@ impl Client {
         (self.facts.room, self.facts.format) = (room.clone(), format);
         // A move to where it is already added one member too many to this node's count of listeners, not to the room.
         self.save_facts();
-        let (node, pair, same, leave) = (self.node.clone(), self.pair, from == room, from.clone());
+        let (node, pair, fence) = (self.node.clone(), self.pair, self.fence);
+        let (same, leave) = (from == room, from.clone());
         self.jobs.push_back(Box::pin(async move {
             if same {
                 node.lose_interest(&leave).await;
             } else {
-                node.exit(pair, &leave).await;
+                node.exit(pair, fence, &leave).await;
             }
             JobDone::Left
         }));
@@ -295,7 +296,7 @@ impl Client {
             if let JobDone::Entered(Entered { room, format, reply, .. }) = job.await {
                 match format {
                     Ok(_) if room == *self.room.name() => self.node.lose_interest(&room).await,
-                    Ok(_) => self.node.exit(self.pair, &room).await,
+                    Ok(_) => self.node.exit(self.pair, self.fence, &room).await,
                     Err(_) => {}
                 }
                 self.node.reply(reply, Reply::NotHere);

@@ -17,6 +17,7 @@ macro_rules! each_clause {
             heads_of_many
             histories_outlive_their_record
             appending_is_fenced
+            a_lost_tail_is_told_to_its_writer
             records_are_made_once
             a_key_begins_once
             lost_records_are_restored

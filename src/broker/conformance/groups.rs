@@ -49,11 +49,13 @@ pub async fn groups_have_members_in_order(nodes: &mut Nodes) {
         b.registry.join(&group, member(&ids[0], two, 99), number(0)).await.expect(UP);
         assert_eq!(a.registry.census(&group).await.expect(UP).members, 25);
         assert_eq!(a.registry.members(&group, None, 1).await.expect(UP), [member(&ids[0], two, 99)]);
-        assert!(!a.registry.leave(&group, &ids[0], one).await.expect(UP));
-        assert!(a.registry.leave(&group, &ids[0], two).await.expect(UP));
-        assert!(!a.registry.leave(&group, &ids[0], two).await.expect(UP));
-        for id in &ids[1..] {
-            assert!(b.registry.leave(&group, id, one).await.expect(UP));
+        let leave = async |member: &Member| a.registry.leave(&group, member).await.expect(UP);
+        assert!(!leave(&member(&ids[0], one, 99)).await);
+        assert!(!leave(&member(&ids[0], two, 98)).await, "the one before it on the same node is gone already");
+        assert!(leave(&member(&ids[0], two, 99)).await);
+        assert!(!leave(&member(&ids[0], two, 99)).await);
+        for member in &listed[1..] {
+            assert!(leave(member).await);
         }
         assert_eq!(a.registry.census(&group).await.expect(UP), Census::default());
         let charter = a.registry.join(&group, member(&ids[3], one, 0), number(77)).await.expect(UP);
@@ -87,7 +89,7 @@ pub async fn holdings_follow(nodes: &mut Nodes) {
     let holdings = async |node, limit| {
         let mut held = b.registry.holdings(node, limit).await.expect(UP);
         held.pairs.sort();
-        held.members.sort_by(|(_, a), (_, b)| a.cmp(b));
+        held.members.sort_by(|(_, a), (_, b)| a.id.cmp(&b.id));
         held
     };
     let (mut pairs, mut fences) = (Vec::new(), Vec::new());
@@ -130,10 +132,11 @@ pub async fn holdings_follow(nodes: &mut Nodes) {
     a.registry.join(&hall, member("x", two, 0), number(0)).await.expect(UP);
     a.registry.join(&hall, member("y", one, 1), number(0)).await.expect(UP);
     for id in ["x", "y", "z"] {
-        assert!(a.registry.leave(&band, id, one).await.expect(UP));
+        assert!(a.registry.leave(&band, &member(id, one, 0)).await.expect(UP));
     }
-    assert_eq!(holdings(one, 100).await.members, [(hall.clone(), "y".to_owned()), (hall.clone(), "z".to_owned())]);
-    assert_eq!(holdings(two, 100).await.members, [(hall.clone(), "x".to_owned())]);
+    let of_hall = |id, node, value| (hall.clone(), member(id, node, value));
+    assert_eq!(holdings(one, 100).await.members, [of_hall("y", one, 1), of_hall("z", one, 0)]);
+    assert_eq!(holdings(two, 100).await.members, [of_hall("x", two, 0)]);
 }
 
 /// Nodes are known while they say that they live, then known as expired, then declared dead, then buried.

@@ -7,10 +7,10 @@ use tokio::time::sleep;
 
 use super::{
     ALL, LONG, Nodes, UP, all_of, append, append_one, as_number, assert_chain, claimed, created, draft, next_entry,
-    number, released, subscribe_all, until,
+    number, released, subscribe_all, under, until,
 };
 use crate::{
-    broker::{DRAFTS, Draft, Keep, Link, Step},
+    broker::{Appended, DRAFTS, Draft, Keep, Link, Under},
     protocol::{Fence, NodeId, PairId, Position, Topic},
 };
 
@@ -211,7 +211,7 @@ pub async fn histories_outlive_their_record(nodes: &mut Nodes) {
     assert!(a.registry.create(pair, number(0), node, short, short).await.expect(UP));
     append(a, &topic, number(1), &ALL).await;
     let fence = claimed(a, pair, node).await;
-    b.broker.append(&topic, Some(fence), &[draft(number(2))], &ALL).await.expect(UP);
+    b.broker.append(&topic, Some(under(fence)), &[draft(number(2))], &ALL).await.expect(UP);
     sleep(Duration::from_millis(150)).await;
     assert!(b.registry.look_up(pair).await.expect(UP).is_some(), "claimed pairs do not expire");
     let keep = Keep { age: Duration::from_millis(300), ..ALL };
@@ -234,23 +234,23 @@ pub async fn appending_is_fenced(nodes: &mut Nodes) {
     c.broker.subscribe(&topic).await.expect(UP);
     let drafts: Vec<_> = (0..DRAFTS as u64).map(|n| draft(number(n))).collect();
     let append = async |topic: &Topic, fence, drafts: &[Draft]| {
-        b.broker.append(topic, Some(fence), drafts, &ALL).await.expect(UP)
+        b.broker.append(topic, Some(under(fence)), drafts, &ALL).await.expect(UP)
     };
     let none = Topic::Pair(PairId::fresh());
-    assert_eq!(append(&none, Fence::default(), &drafts).await, Step::Missing);
-    assert_eq!(append(&topic, Fence::default(), &drafts).await, Step::Refused, "nobody holds it");
+    assert_eq!(append(&none, Fence::default(), &drafts).await, Appended::Missing);
+    assert_eq!(append(&topic, Fence::default(), &drafts).await, Appended::Refused, "nobody holds it");
     let old = claimed(a, pair, node).await;
-    assert!(matches!(append(&topic, old, &drafts[..3]).await, Step::Taken(at) if at.offset == 3));
-    assert!(matches!(append(&topic, old, &drafts).await, Step::Taken(at) if at.offset == DRAFTS as u64));
-    assert!(matches!(append(&topic, old, &drafts).await, Step::Taken(at) if at.offset == DRAFTS as u64));
+    assert!(matches!(append(&topic, old, &drafts[..3]).await, Appended::At(at) if at.offset == 3));
+    assert!(matches!(append(&topic, old, &drafts).await, Appended::At(at) if at.offset == DRAFTS as u64));
+    assert!(matches!(append(&topic, old, &drafts).await, Appended::At(at) if at.offset == DRAFTS as u64));
     let twin = Fence { epoch: old.epoch, nonce: old.nonce ^ 1 };
-    assert_eq!(append(&topic, twin, &drafts[..1]).await, Step::Refused);
+    assert_eq!(append(&topic, twin, &drafts[..1]).await, Appended::Refused);
     assert!(released(a, pair, old, node).await);
-    assert_eq!(append(&topic, old, &[draft(number(99))]).await, Step::Refused, "it was given up");
+    assert_eq!(append(&topic, old, &[draft(number(99))]).await, Appended::Refused, "it was given up");
     let new = claimed(a, pair, node).await;
-    assert_eq!(append(&topic, old, &[draft(number(99))]).await, Step::Refused, "it was taken over");
+    assert_eq!(append(&topic, old, &[draft(number(99))]).await, Appended::Refused, "it was taken over");
     a.registry.end(pair, new, Some(node), &[], &ALL).await.expect(UP);
-    assert_eq!(append(&topic, new, &[draft(number(99))]).await, Step::Refused, "it has ended");
+    assert_eq!(append(&topic, new, &[draft(number(99))]).await, Appended::Refused, "it has ended");
 
     let kept = all_of(&*a.broker, &topic).await;
     assert_chain(Position::START, &kept);
@@ -259,4 +259,34 @@ pub async fn appending_is_fenced(nodes: &mut Nodes) {
     for entry in again(3).chain(again(16)).chain(again(16)) {
         assert_eq!(next_entry(c).await, *entry, "what was there is delivered again");
     }
+}
+
+/// A writer that names the last entry it knows of learns when the history has lost it, and then nothing is added.
+pub async fn a_lost_tail_is_told_to_its_writer(nodes: &mut Nodes) {
+    let [a, b, _] = nodes;
+    let node = NodeId::fresh();
+    let pair = created(a, node).await;
+    let topic = Topic::Pair(pair);
+    let fence = claimed(a, pair, node).await;
+    let append = async |after, drafts: &[Draft]| {
+        b.broker.append(&topic, Some(Under { fence, after }), drafts, &ALL).await.expect(UP)
+    };
+    let at = |appended| if let Appended::At(position) = appended { position } else { panic!("not {appended:?}") };
+    assert_eq!(append(None, &[]).await, Appended::At(Position::START), "a look");
+    let first = at(append(None, &[draft(number(1))]).await);
+    let second = at(append(Some(first), &[draft(number(2))]).await);
+    assert_eq!(append(Some(second), &[]).await, Appended::At(second));
+    assert_eq!(append(Some(first), &[]).await, Appended::At(second), "another may have appended since");
+    // What was there once and is not, has another nonce or is beyond the end.
+    let twin = Position { nonce: second.nonce ^ 1, ..second };
+    let beyond = Position { offset: 9, nonce: 9 };
+    for lost in [twin, beyond] {
+        for drafts in [&[][..], &[draft(number(3))]] {
+            assert_eq!(append(Some(lost), drafts).await, Appended::Behind(second));
+        }
+    }
+    assert_eq!(all_of(&*a.broker, &topic).await.len(), 2, "nothing was added");
+    // A record of a lower epoch is an older one: its holder's writes were lost.
+    let newer = Under { fence: Fence { epoch: fence.epoch + 1, nonce: 1 }, after: None };
+    assert_eq!(b.broker.append(&topic, Some(newer), &[], &ALL).await.expect(UP), Appended::Missing);
 }

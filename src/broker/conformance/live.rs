@@ -151,7 +151,7 @@ pub async fn payloads_are_bytes(nodes: &mut Nodes) {
         let charter = a.registry.join(&group, member.clone(), odd.clone()).await.expect(UP);
         assert_eq!(charter, odd);
         assert_eq!(b.registry.members(&group, None, 9).await.expect(UP), vec![member.clone()]);
-        assert!(b.registry.leave(&group, "message", member.node).await.expect(UP));
+        assert!(b.registry.leave(&group, &member).await.expect(UP));
         if b.registry.create(pair, odd.clone(), NodeId::fresh(), LONG, LONG).await.expect(UP) {
             assert_eq!(b.registry.look_up(pair).await.expect(UP).map(|record| record.facts), Some(odd));
         }

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use tokio::task::JoinSet;
 
 use super::{
-    ALL, LONG, Nodes, UP, all_of, claimed, created, draft, next_entry, number, released, subscribe_all, until,
+    ALL, LONG, Nodes, UP, all_of, claimed, created, draft, next_entry, number, released, subscribe_all, under, until,
 };
 use crate::{
     broker::{Begun, Claim, Draft, Keep, Record, Step},
@@ -105,9 +105,19 @@ pub async fn lost_records_are_restored(nodes: &mut Nodes) {
     assert_eq!(restore(one, fence, 2).await, Step::Taken(()), "it is its own already");
     assert_eq!(restore(two, Fence { epoch: 1, nonce: 1 }, 3).await, Step::Refused);
     assert_eq!(all_of(&*b.broker, &pair.into()).await.len(), 1, "told once");
+    let later = Fence { epoch: 8, nonce: 80 };
+    assert_eq!(restore(two, later, 2).await, Step::Taken(()), "what the broker has is older");
+    assert_eq!(
+        b.registry.look_up(pair).await.expect(UP).map(|record| (record.fence, record.holder)),
+        Some((later, Some(two)))
+    );
+    assert_eq!(restore(one, fence, 2).await, Step::Refused);
+    let fence = later;
+    let one = two;
+    let two = NodeId::fresh();
     assert!(released(b, pair, fence, one).await);
     let next = claimed(b, pair, two).await;
-    assert_eq!(next.epoch, 8, "epochs go on");
+    assert_eq!(next.epoch, 9, "epochs go on");
     assert_eq!(restore(one, fence, 4).await, Step::Refused, "it was taken over");
     b.registry.end(pair, next, Some(two), &[], &ALL).await.expect(UP);
     assert_eq!(restore(two, next, 5).await, Step::Refused, "it has ended");
@@ -182,7 +192,7 @@ pub async fn one_releaser_wins(nodes: &mut Nodes) {
         let heard = usize::try_from(round % 2).expect("0 or 1");
         for link in nodes.iter_mut().take(3 * heard) {
             let opened = Draft { nonce: round, payload: number(round) };
-            link.broker.append(&topic, Some(fence), &[opened], &ALL).await.expect(UP);
+            link.broker.append(&topic, Some(under(fence)), &[opened], &ALL).await.expect(UP);
         }
         let mut releases = JoinSet::new();
         for (n, link) in (0..).zip(nodes.iter()) {

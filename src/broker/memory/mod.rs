@@ -118,7 +118,7 @@ mod tests {
     use super::*;
     use crate::{
         broker::{
-            Claim, Draft, Group, Keep, Member, Step,
+            Appended, Claim, Draft, Group, Keep, Member, Step, Under,
             conformance::{next, until},
         },
         protocol::{PairId, Position},
@@ -193,12 +193,13 @@ mod tests {
             link.registry.create(pair, Bytes::new(), node, short, short * 100).await.unwrap();
             let Claim::Won(fence) = link.registry.claim(pair, node, n).await.unwrap() else { panic!("not claimed") };
             let draft = Draft { nonce: n, payload: Bytes::new() };
-            let appended = link.broker.append(&pair.into(), Some(fence), &[draft], &keep).await.unwrap();
-            assert_eq!(appended, Step::Taken(Position { offset: 1, nonce: n }));
+            let appended =
+                link.broker.append(&pair.into(), Some(Under { fence, after: None }), &[draft], &keep).await.unwrap();
+            assert_eq!(appended, Appended::At(Position { offset: 1, nonce: n }));
             let group = Group::Siblings(pair);
             let member = Member { id: "sib".into(), node, value: Bytes::new() };
-            link.registry.join(&group, member, Bytes::new()).await.unwrap();
-            assert!(link.registry.leave(&group, "sib", node).await.unwrap());
+            link.registry.join(&group, member.clone(), Bytes::new()).await.unwrap();
+            assert!(link.registry.leave(&group, &member).await.unwrap());
             assert_eq!(link.registry.release(pair, fence, node, short, &[], &keep).await.unwrap(), Step::Taken(()));
         }
         let nothing = Kept { records: 0, histories: 0, groups: 0 };

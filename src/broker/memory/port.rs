@@ -8,8 +8,8 @@ use parking_lot::Mutex;
 
 use super::{Medium, outlet::Outlet, store::Store};
 use crate::{
-    broker::{Broker, BrokerError, Delivery, Draft, Keep, Page, Step},
-    protocol::{Fence, Position, Topic},
+    broker::{Appended, Broker, BrokerError, Delivery, Draft, Keep, Page, Under},
+    protocol::{Position, Topic},
 };
 
 pub(super) struct Port {
@@ -83,19 +83,27 @@ impl Broker for Port {
     async fn append(
         &self,
         topic: &Topic,
-        under: Option<Fence>,
+        under: Option<Under>,
         drafts: &[Draft],
         keep: &Keep,
-    ) -> Result<Step<Position>, BrokerError> {
+    ) -> Result<Appended, BrokerError> {
         let mut store = self.medium.store.lock();
-        if let (Some(fence), Topic::Pair(pair)) = (under, topic) {
+        let head = store.head(topic);
+        if let (Some(Under { fence, after }), Topic::Pair(pair)) = (under, topic) {
             match store.record(*pair) {
-                None => return Ok(Step::Missing),
-                Some(record) if record.fence == fence && record.holder.is_some() => record.heard = true,
-                Some(_) => return Ok(Step::Refused),
+                None => return Ok(Appended::Missing),
+                Some(record) if record.fence.epoch < fence.epoch && !record.ended => return Ok(Appended::Missing),
+                Some(record) if record.fence != fence || record.holder.is_none() => return Ok(Appended::Refused),
+                Some(_) if after.is_some_and(|after| head != after && head.offset <= after.offset) => {
+                    return Ok(Appended::Behind(head));
+                }
+                Some(record) => record.heard |= !drafts.is_empty(),
             }
         }
-        Ok(Step::Taken(self.tell(&mut store, topic, drafts, keep)))
+        if drafts.is_empty() {
+            return Ok(Appended::At(head));
+        }
+        Ok(Appended::At(self.tell(&mut store, topic, drafts, keep)))
     }
 
     async fn read(&self, topic: &Topic, after: Position, limit: usize) -> Result<Page, BrokerError> {

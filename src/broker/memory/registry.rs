@@ -108,12 +108,21 @@ impl Registry for Port {
         keep: &Keep,
     ) -> Result<Step<()>, BrokerError> {
         let mut store = self.medium.store.lock();
-        if let Some(record) = store.record(pair) {
-            let mine = record.fence == fence && record.holder == Some(node);
-            return Ok(if mine { Step::Taken(()) } else { Step::Refused });
+        if let Some(before) = store.record(pair).cloned() {
+            if before.ended || before.fence.epoch >= fence.epoch {
+                let mine = before.fence == fence && before.holder == Some(node);
+                return Ok(if mine { Step::Taken(()) } else { Step::Refused });
+            }
+            store.pair_leaves(pair, &before);
+            store.keep_record(pair, None);
         }
         let record = Record { facts, fence, holder: Some(node), keeper: None, heard: true, ended: false };
-        store.records.insert(pair, Timed::new(record));
+        match store.records.entry(pair) {
+            Entry::Occupied(older) => older.into_mut().value = record,
+            Entry::Vacant(place) => {
+                place.insert(Timed::new(record));
+            }
+        }
         store.holdings.entry(node).or_default().pairs.insert(pair);
         store.keep_history(&Topic::Pair(pair), None);
         self.tell(&mut store, &pair.into(), drafts, keep);
@@ -267,17 +276,17 @@ impl Registry for Port {
         Ok(charter)
     }
 
-    async fn leave(&self, group: &Group, id: &str, node: NodeId) -> Result<bool, BrokerError> {
+    async fn leave(&self, group: &Group, member: &Member) -> Result<bool, BrokerError> {
         let mut store = self.medium.store.lock();
         let Some(roll) = store.groups.get_mut(group) else { return Ok(false) };
-        if roll.members.get(id).is_none_or(|(on, _)| *on != node) {
+        if roll.members.get(&member.id).is_none_or(|(on, value)| (*on, value) != (member.node, &member.value)) {
             return Ok(false);
         }
-        roll.members.remove(id);
+        roll.members.remove(&member.id);
         if roll.members.is_empty() {
             store.groups.remove(group);
         }
-        store.member_leaves(group, id, node);
+        store.member_leaves(group, &member.id, member.node);
         Ok(true)
     }
 
@@ -334,10 +343,14 @@ impl Registry for Port {
     async fn holdings(&self, node: NodeId, limit: usize) -> Result<Holdings, BrokerError> {
         let store = self.medium.store.lock();
         let nonce = |pair: &PairId| Some((*pair, store.records.get(pair)?.value.fence.nonce));
+        let member = |(group, id): &(Group, String)| {
+            let (node, value) = store.groups.get(group)?.members.get(id)?;
+            Some((group.clone(), Member { id: id.clone(), node: *node, value: value.clone() }))
+        };
         Ok(store.holdings.get(&node).map_or_else(Holdings::default, |held| Holdings {
             pairs: held.pairs.iter().filter_map(nonce).take(limit).collect(),
             kept: held.kept.iter().take(limit).copied().collect(),
-            members: held.members.iter().take(limit).cloned().collect(),
+            members: held.members.iter().filter_map(member).take(limit).collect(),
         }))
     }
 

@@ -144,6 +144,10 @@ impl Commands {
         self.send(&key, "GET", vec![key.as_str().into()]).await
     }
 
+    pub(super) async fn hget(&self, key: String, field: &str) -> Result<Value, Error> {
+        self.send(&key, "HGET", vec![key.as_str().into(), field.into()]).await
+    }
+
     pub(super) async fn zadd(&self, key: String, entry: String) -> Result<(), Error> {
         self.send(&key, "ZADD", vec![key.as_str().into(), "0".into(), entry.into()]).await.map(drop)
     }

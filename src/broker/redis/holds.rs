@@ -5,8 +5,12 @@
 //! whoever reads it compares it with what it stands for. Each entry carries the claim's nonce, or the joining's mark:
 //! so an old entry's removal can't hit the new one of the same thing.
 
+use std::{collections::VecDeque, time::Duration};
+
 use bytes::Bytes;
 use fred::types::Value;
+use parking_lot::Mutex;
+use tokio::time::Instant;
 
 use super::{
     Redis,
@@ -14,12 +18,45 @@ use super::{
     script::{self, unavailable},
 };
 use crate::{
-    broker::{BrokerError, Group, Holdings},
+    broker::{BrokerError, Group, Holdings, Member},
     protocol::{NodeId, PairId},
 };
 
 /// How many entries are compared in one go.
 const PAGE: usize = 256;
+
+/// How many times as many are looked at with one beat.
+const PORTIONS: usize = 8;
+/// How long an entry is let alone: what it is to stand for may be on its way, for as long as an answer may take.
+const DOUBT: Duration = Duration::from_secs(5);
+/// How many entries may be in doubt. Beyond, the oldest wait for the node's burial.
+const DOUBTS: usize = 65_536;
+
+/// Entries of which it is not certain that they stand for something.
+#[derive(Default)]
+pub(super) struct Doubts(Mutex<VecDeque<(Instant, NodeId, Hold)>>);
+
+impl Doubts {
+    fn note(&self, node: NodeId, hold: Hold) {
+        let mut doubts = self.0.lock();
+        if doubts.len() >= DOUBTS {
+            doubts.pop_front();
+        }
+        doubts.push_back((Instant::now(), node, hold));
+    }
+
+    /// The next page of a node's own that is old enough. Others' are their own nodes' to settle.
+    fn due(&self, node: NodeId) -> Vec<Hold> {
+        let mut doubts = self.0.lock();
+        let mut due = Vec::new();
+        while due.len() < PAGE && doubts.front().is_some_and(|(since, ..)| since.elapsed() >= DOUBT) {
+            if let Some((.., hold)) = doubts.pop_front().filter(|(_, of, _)| *of == node) {
+                due.push(hold);
+            }
+        }
+        due
+    }
+}
 
 /// One entry of a node's list.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -82,9 +119,24 @@ pub(super) fn read_member(mut bytes: Bytes) -> Result<(NodeId, Mark, Bytes), Bro
 }
 
 impl Redis {
-    /// Before something is taken.
-    pub(super) async fn note(&self, node: NodeId, hold: &Hold) -> Result<(), BrokerError> {
-        self.commands.zadd(self.keys.holds(node), hold.write()).await.map_err(unavailable)
+    /// Takes something by a script, and notes that before. When the script's answer is lost, the entry may be one too
+    /// many.
+    pub(super) async fn take(
+        &self,
+        (node, hold): (NodeId, &Hold),
+        script: &script::Script,
+        keys: Vec<String>,
+        args: Vec<Value>,
+    ) -> Result<Value, BrokerError> {
+        let noted = self.commands.zadd(self.keys.holds(node), hold.write()).await.map_err(unavailable);
+        let taken = match noted {
+            Ok(()) => script.call(&self.commands, keys, args).await,
+            Err(error) => Err(error),
+        };
+        if taken.is_err() {
+            self.doubts.note(node, hold.clone());
+        }
+        taken
     }
 
     /// After something was given up. It is so whether or not this works: an entry too many is found by its readers.
@@ -92,7 +144,31 @@ impl Redis {
         let struck = self.commands.zrem(self.keys.holds(node), vec![hold.write()]).await;
         if let Err(error) = struck {
             tracing::debug!(%node, ?hold, %error, "an entry too many stays in a node's list");
+            self.doubts.note(node, hold.clone());
         }
+    }
+
+    /// Strikes those entries that came into doubt a while ago and stand for nothing.
+    pub(super) async fn settle_doubts(&self, node: NodeId) -> Result<(), BrokerError> {
+        for _ in 0..PORTIONS {
+            let portion = self.doubts.due(node);
+            if portion.is_empty() {
+                break;
+            }
+            match self.compare(node, portion.clone()).await {
+                Ok(standing) => {
+                    let stale = portion.iter().filter(|hold| !standing.contains(hold)).map(Hold::write).collect();
+                    self.strike_all(node, stale).await;
+                }
+                Err(error) => {
+                    for hold in portion {
+                        self.doubts.note(node, hold);
+                    }
+                    return Err(error);
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Several at once.
@@ -118,12 +194,21 @@ impl Redis {
             }
         })
         .await?;
+        let mut members = Vec::new();
         self.each_hold(node, ["[r ", "(s!"], limit, |hold| {
             if let Hold::Member(group, _, id) = hold {
-                holdings.members.push((group, id));
+                members.push((group, id));
             }
         })
         .await?;
+        for (group, id) in members {
+            // In the order in which they were found; one that has moved on meanwhile is another's to answer for.
+            let was = self.commands.hget(self.keys.group(&group).who, &id).await.map_err(unavailable)?;
+            let was = was.into_bytes().and_then(|bytes| read_member(bytes).ok());
+            if let Some((on, _, value)) = was.filter(|(on, ..)| *on == node) {
+                holdings.members.push((group, Member { id, node: on, value }));
+            }
+        }
         Ok(holdings)
     }
 

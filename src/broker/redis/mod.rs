@@ -48,6 +48,7 @@ pub use self::connect::check_url;
 use self::{
     board::Board,
     commands::Commands,
+    holds::Doubts,
     keys::Keys,
     live::Shared,
     lookout::Lookout,
@@ -55,8 +56,8 @@ use self::{
     script::unavailable,
     standing::Standing,
 };
-use super::{Broker, BrokerError, Draft, Entry, Keep, Link, Page, Step};
-use crate::protocol::{Fence, NodeId, Position, Topic};
+use super::{Appended, Broker, BrokerError, Draft, Entry, Keep, Link, Page, Under};
+use crate::protocol::{NodeId, Position, Topic};
 
 /// How many deliveries wait for the node before the reader does.
 const DELIVERIES: usize = 16_384;
@@ -68,6 +69,7 @@ struct Redis {
     commands: Commands,
     keys: Keys,
     shared: Shared,
+    doubts: Doubts,
     stop: CancellationToken,
 }
 
@@ -95,7 +97,7 @@ pub async fn connect(
     Lookout::start(target, &shared, sender, tasks, stop).await.map_err(unavailable)?;
     tracing::info!(%node, "connected to redis");
     let commands = Commands { shared: shared.clone() };
-    let redis = Arc::new(Redis { commands, keys, shared, stop: stop.clone() });
+    let redis = Arc::new(Redis { commands, keys, shared, doubts: Doubts::default(), stop: stop.clone() });
     Ok(Link { broker: redis.clone(), registry: redis, deliveries })
 }
 
@@ -136,19 +138,28 @@ impl Broker for Redis {
     async fn append(
         &self,
         topic: &Topic,
-        under: Option<Fence>,
+        under: Option<Under>,
         drafts: &[Draft],
         keep: &Keep,
-    ) -> Result<Step<Position>, BrokerError> {
+    ) -> Result<Appended, BrokerError> {
         let mut args = self.history_args(topic, keep);
-        let fence = under.map_or_else(Default::default, |fence| [fence.epoch, fence.nonce].map(|n| n.to_string()));
-        args.extend(fence.map(Value::from));
+        args.extend(match under {
+            Some(Under { fence, after }) => {
+                let after = after.map(|after| after.to_string()).unwrap_or_default();
+                [fence.epoch.to_string(), fence.nonce.to_string(), after].map(Value::from)
+            }
+            None => [""; 3].map(Value::from),
+        });
         push_drafts(&mut args, drafts);
         let keys = vec![self.keys.log(topic), self.keys.record(topic)];
         match script::APPEND.call(&self.commands, keys, args).await? {
-            Value::Integer(0) => Ok(Step::Missing),
-            Value::Integer(_) => Ok(Step::Refused),
-            last => as_position(&last).map(Step::Taken),
+            Value::Integer(0) => Ok(Appended::Missing),
+            Value::Integer(_) => Ok(Appended::Refused),
+            Value::Array(head) => {
+                let head = head.first().ok_or_else(|| BrokerError::Garbled("no head".into()))?;
+                as_position(head).map(Appended::Behind)
+            }
+            last => as_position(&last).map(Appended::At),
         }
     }
 

@@ -55,9 +55,8 @@ impl Registry for Redis {
         keep: Duration,
     ) -> Result<bool, BrokerError> {
         let hold = Hold::Kept(pair, Fence::default().nonce);
-        self.note(keeper, &hold).await?;
         let args = vec![facts.into(), keeper.to_string().into(), millis(linger + keep).into()];
-        let created = script::CREATE.call(&self.commands, vec![self.keys.pair(pair)], args).await?;
+        let created = self.take((keeper, &hold), &script::CREATE, vec![self.keys.pair(pair)], args).await?;
         if as_integer(&created)? == 1 {
             return Ok(true);
         }
@@ -67,9 +66,8 @@ impl Registry for Redis {
 
     async fn claim(&self, pair: PairId, node: NodeId, nonce: u64) -> Result<Claim, BrokerError> {
         let hold = Hold::Pair(pair, nonce);
-        self.note(node, &hold).await?;
         let args = vec![node.to_string().into(), nonce.to_string().into()];
-        let mut reply = as_array(script::CLAIM.call(&self.commands, self.pair_keys(pair), args).await?)?;
+        let mut reply = as_array(self.take((node, &hold), &script::CLAIM, self.pair_keys(pair), args).await?)?;
         let code = reply.first().and_then(Value::as_i64);
         let record = if reply.len() > 1 { as_record(reply.split_off(1))? } else { None };
         let claim = match (code, record) {
@@ -99,13 +97,12 @@ impl Registry for Redis {
         keep: &Keep,
     ) -> Result<Step<()>, BrokerError> {
         let hold = Hold::Pair(pair, fence.nonce);
-        self.note(node, &hold).await?;
         let mut args = self.history_args(&pair.into(), keep);
         args.push(node.to_string().into());
         args.extend(fence_args(fence));
         args.push(facts.into());
         push_drafts(&mut args, drafts);
-        let restored = script::RESTORE.call(&self.commands, self.pair_keys(pair), args).await?;
+        let restored = self.take((node, &hold), &script::RESTORE, self.pair_keys(pair), args).await?;
         if as_integer(&restored)? == 1 {
             return Ok(Step::Taken(()));
         }
@@ -129,14 +126,13 @@ impl Registry for Redis {
         keep: &Keep,
     ) -> Result<Step<()>, BrokerError> {
         let hold = Hold::Kept(pair, fence.nonce);
-        self.note(keeper, &hold).await?;
         let mut args = self.history_args(&pair.into(), keep);
         args.extend(fence_args(fence));
         args.push(keeper.to_string().into());
         args.push(millis(linger + keep.age).into());
         args.push(millis(linger + keep.age * 2).into());
         push_drafts(&mut args, drafts);
-        let step = as_step(script::RELEASE.call(&self.commands, self.pair_keys(pair), args).await?)?;
+        let step = as_step(self.take((keeper, &hold), &script::RELEASE, self.pair_keys(pair), args).await?)?;
         match step {
             Step::Taken(holder) => {
                 self.strike(holder.unwrap_or(keeper), &Hold::Pair(pair, fence.nonce)).await;
@@ -184,10 +180,9 @@ impl Registry for Redis {
         keep: Duration,
     ) -> Result<Option<Duration>, BrokerError> {
         let hold = Hold::Kept(pair, fence.nonce);
-        self.note(to, &hold).await?;
         let [epoch, nonce] = fence_args(fence);
         let args = vec![epoch, nonce, from.to_string().into(), to.to_string().into()];
-        let left = script::ADOPT.call(&self.commands, vec![self.keys.pair(pair)], args).await?;
+        let left = self.take((to, &hold), &script::ADOPT, vec![self.keys.pair(pair)], args).await?;
         if left.is_null() {
             self.strike(to, &hold).await;
             return Ok(None);
@@ -229,10 +224,11 @@ impl Registry for Redis {
     async fn join(&self, group: &Group, member: Member, charter: Bytes) -> Result<Bytes, BrokerError> {
         let Member { id, node, value } = member;
         let mark = format!("{:016x}", rand::random::<u64>());
-        self.note(node, &Hold::Member(group.clone(), mark.clone(), id.clone())).await?;
+        let hold = Hold::Member(group.clone(), mark.clone(), id.clone());
         let keys = self.keys.group(group);
         let args = vec![id.clone().into(), write_member(node, &mark, &value).into(), charter.into()];
-        let reply = script::JOIN.call(&self.commands, vec![keys.members, keys.who, keys.charter], args).await?;
+        let keys = vec![keys.members, keys.who, keys.charter];
+        let reply = self.take((node, &hold), &script::JOIN, keys, args).await?;
         let [_, charter, before] = <[Value; 3]>::try_from(as_array(reply)?)
             .map_err(|_| BrokerError::Garbled("a joining is not three values".into()))?;
         if !before.is_null() {
@@ -242,15 +238,16 @@ impl Registry for Redis {
         as_bytes(charter)
     }
 
-    async fn leave(&self, group: &Group, id: &str, node: NodeId) -> Result<bool, BrokerError> {
+    async fn leave(&self, group: &Group, member: &Member) -> Result<bool, BrokerError> {
+        let Member { id, node, value } = member;
         let keys = self.keys.group(group);
-        let args = vec![id.into(), node.to_string().into()];
+        let args = vec![id.as_str().into(), node.to_string().into(), value.clone().into()];
         let was = script::LEAVE.call(&self.commands, vec![keys.members, keys.who, keys.charter], args).await?;
         if was.is_null() {
             return Ok(false);
         }
         let (_, mark, _) = read_member(as_bytes(was)?)?;
-        self.strike(node, &Hold::Member(group.clone(), mark, id.to_owned())).await;
+        self.strike(*node, &Hold::Member(group.clone(), mark, id.clone())).await;
         Ok(true)
     }
 
@@ -282,11 +279,13 @@ impl Registry for Redis {
     async fn beat(&self, node: NodeId, value: Bytes, lease: Duration) -> Result<Beat, BrokerError> {
         let args = vec![node.to_string().into(), value.into(), millis(lease).into()];
         let keys = vec![self.keys.alive(), self.keys.value()];
-        match as_integer(&script::BEAT.call(&self.commands, keys, args).await?)? {
-            0 => Ok(Beat::Lapsed),
-            1 => Ok(Beat::Kept),
-            _ => Ok(Beat::Condemned),
-        }
+        let beat = match as_integer(&script::BEAT.call(&self.commands, keys, args).await?)? {
+            0 => Beat::Lapsed,
+            1 => Beat::Kept,
+            _ => return Ok(Beat::Condemned),
+        };
+        self.settle_doubts(node).await?;
+        Ok(beat)
     }
 
     async fn condemn(&self, node: NodeId) -> Result<Option<Sentence>, BrokerError> {

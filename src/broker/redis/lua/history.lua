@@ -8,6 +8,10 @@ local function newest(history)
   return redis.call('XREVRANGE', history, '+', '-', 'COUNT', 1)[1]
 end
 
+local function offset(id)
+  return tonumber(string.match(id, '^%d+'))
+end
+
 -- The entry of a draft that was appended before, or nothing.
 local function appended(history, nonce, mark, recent)
   if string.find(recent, mark, 1, true) then
@@ -60,10 +64,12 @@ local function trim(history, now)
   end
 end
 
--- Adds the drafts that begin at ARGV[first] to a history, and delivers them live. Returns the last one's id.
+-- Adds the drafts that begin at ARGV[first] to a history, and delivers them live. Returns the last one's id (without
+-- drafts, the newest).
 local function append(history, record, first)
   if not ARGV[first] then
-    return '0-0'
+    local last = newest(history)
+    return last and last[1] or '0-0'
   end
   local function deliver(id, previous, payload)
     redis.call('SPUBLISH', ARGV[1], 'e' .. id .. ' ' .. previous .. ' ' .. payload)
@@ -83,7 +89,7 @@ local function append(history, record, first)
       id = before[1]
       deliver(id, before[2][2], before[2][8])
     else
-      id = string.format('%.0f', tonumber(string.match(previous, '^%d+')) + 1) .. '-' .. nonce
+      id = string.format('%.0f', offset(previous) + 1) .. '-' .. nonce
       recent = string.sub(mark .. recent, 1, 64)
       redis.call('XADD', history, id, 'p', previous, 't', string.format('%.0f', now), 'r', recent, 'd', payload)
       deliver(id, previous, payload)
