@@ -36,7 +36,7 @@
 //! **A command.** `socket::sibling` decodes it → `Calls::answer` checks grant and params →
 //! [`Node::ask`](node::Node::ask) finds the node that has the client socket → its `node::inbound` (or nobody, if it is
 //! this one) → `Client::obey` → [`Node::reply`](node::Node::reply) after the effect → `pending` of the asking node →
-//! wire. Many are in flight at a time, and none waits for another. A command with a key is noted in the registry
+//! wire. Mail without a reply is sent again, and known again. Many are in flight at a time, and none waits for another. A command with a key is noted in the registry
 //! before it is carried out (`node::once`), so that sending it again is safe.
 //!
 //! **An event.** The client's actor raises it in its [`Story`](node::Story) → `Broker::append`: one atomic step that
@@ -49,7 +49,24 @@
 //!
 //! # Who owns what
 //! The registry lets one node at a time hold a pair, under a fence (epoch and nonce) that goes up with each client
-//! socket. A node that falls silent loses its lease; the others release what it held and say so to the siblings.
+//! socket. Nobody is pushed aside there: a newer socket asks the one that holds the pair to yield (`node::take`), which
+//! gives it up together with its `client.closed`, in one step ([`Registry::release`](broker::Registry::release),
+//! `node::parting`). Every event is appended under the fence ([`Broker::append`](broker::Broker::append)), so who has
+//! lost the pair can tell nothing more. What must not happen twice, because an answer was lost, carries a nonce or a
+//! token: entries, claims, keys (`node::once`), and mail between nodes (`node::asked`).
+//!
+//! A node that falls silent loses its lease. Another one *condemns* it, which it can't undo by coming back, releases
+//! what it held under the fences that it had, adopts the pairs that it was to end, and buries it (`node::pulse`). Only
+//! who has seen the broker answer for a whole lease may judge: after an outage everyone's lease has run out.
+//! `tests/model_ownership.rs` walks through all of this.
+//!
+//! # When the broker fails
+//! Actors never wait for it: their events wait in their [`Story`](node::Story), and those of sockets that are gone in
+//! their [`Parting`](node::Parting). Deliveries that may have been lost are announced as
+//! [`Delivery::Lost`](broker::Delivery::Lost): feeds read again, and stories look whether their last entry still stands.
+//! If a fail-over took it back, they append again what they remember of it, and it gets the same places. A broker that
+//! came back empty is told again by those who hold something ([`Registry::restore`](broker::Registry::restore)).
+//! Redis Cluster and Sentinel are several *lanes* and a lookout of `broker::redis`; nobody above knows of them.
 //!
 //! # What is not here
 //! No task runs that a drain does not wait for (but Redis' client library keeps one a connection). No queue, map or

@@ -122,7 +122,7 @@ pub enum Delivery {
     /// Live deliveries may have been lost before this point (reconnect, overflow): histories should be read again.
     /// All subscriptions are in force again.
     Lost,
-    /// The broker went away. Until `Lost`, nothing arrives.
+    /// The broker, or a part of it, went away. Until `Lost`, nothing arrives from there.
     Down,
 }
 

@@ -1,7 +1,7 @@
 //! Floor 2: where hub and broker meet.
 //!
 //! One function for each thing that happens: [`Node::publish`] a frame, [`Node::ask`] a client's actor something,
-//! [`Node::reply`], [`Node::raise`] an event, listen to a pair through a [`Feed`], and [`Node::drain`]. `inbound` is
+//! [`Node::reply`], tell events in a [`Story`], listen to a pair through a [`Feed`], and [`Node::drain`]. `inbound` is
 //! the one loop that reads what other nodes send. What is local and what is remote enters by the same door.
 
 mod ask;
