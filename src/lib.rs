@@ -50,6 +50,8 @@
 //! # Who owns what
 //! The registry lets one node at a time hold a pair, under a fence (epoch and nonce) that goes up with each client
 //! socket. A node that falls silent loses its lease; the others release what it held and say so to the siblings.
+//! `tests/model_ownership.rs` shows in every order of steps that the sockets of a pair come one after the other, each
+//! with one beginning and one end in the story, whoever dies, stalls or comes back, and what it takes for that.
 //!
 //! # What is not here
 //! No task runs that a drain does not wait for (but Redis' client library keeps one a connection). No queue, map or

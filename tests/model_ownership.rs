@@ -18,19 +18,23 @@
 //! Each field of [`Rules`] is a part of that which one might leave out, or did not think of at first; for each there
 //! is a test that the checker finds what goes wrong without it.
 //!
-//! Bounded: one pair and the numbers in [`Bounds`]. Where this differs from what is shipped: time is only an order of
-//! steps, so a holder that answers may be taken for lost as well as a silent one; an audit looks at all sockets of a
-//! node at once; a node that signs off is one that dies; the registry loses nothing (a fence is its epoch), and rooms,
-//! siblings and keepers are left out. An ask that is never heard is lost. "In the end" means: from every state, one fair
-//! continuation without further faults gets there ([`Ownership::quiet`]).
+//! Bounded: one pair and the numbers in [`Bounds`]. Where this differs from what is shipped: time is only an order
+//! of steps, so a holder that answers may be taken for lost as well as a silent one (shipped: after 6 s and 2 s),
+//! and that an answer to a claim is waited for less long than a lease lasts is a rule ([`Rules::one_term`]); an
+//! audit looks at all sockets of a node at once (shipped: a few at each beat, all when deliveries were
+//! interrupted); how a node that is drained signs off, a registry that loses something (a fence is its epoch here),
+//! rooms, siblings and keepers are left out. An ask that is never heard is lost. "In the end" means: from every
+//! state, one fair continuation without further faults gets there ([`Ownership::quiet`]).
 
 #[path = "model_ownership/steps.rs"]
 mod steps;
 #[path = "model_ownership/world.rs"]
 mod world;
 
+use std::cell::RefCell;
+
 use stateright::{Checker, HasDiscoveries, Model, Property};
-use world::{Act, Bounds, Burial, Lease, Node, Ownership, Rules, SOUND, Socket, Story, World};
+use world::{Act, Bounds, Burial, Lease, Node, Outlook, Ownership, Rules, SOUND, Socket, Story, World};
 
 const STORY: &str = "every opened has one closed, in order, and nothing follows the end";
 const ONE: &str = "the registry recognises at most one socket";
@@ -38,6 +42,11 @@ const ROBBED: &str = "burial takes nothing that is served under a lease";
 const CLOSED: &str = "in the end, no pair is held or open without a socket";
 const ZOMBIE: &str = "in the end, nobody delivers for a pair that it does not hold";
 const SHUT: &str = "in the end, every node that lives takes sockets";
+
+thread_local! {
+    /// A thread checks one model.
+    static LAST: RefCell<Option<(World, Outlook)>> = const { RefCell::new(None) };
+}
 
 impl Ownership {
     /// What the nodes and sockets that live do next; clients and faults aside.
@@ -54,7 +63,7 @@ impl Ownership {
                 Socket::Asking(older, Some(_)) if w.story.last >= older && w.story.open != Some(older) => {
                     acts.push(Act::Answered(s));
                 }
-                Socket::Opening(_) => acts.push(Act::Open(s, true)),
+                Socket::Opening(_) => acts.push(Act::Open(s)),
                 Socket::Serving(epoch) if w.asks & 1 << epoch != 0 => acts.push(Act::Yield(s)),
                 Socket::Leaving(..) => acts.push(Act::Release(s, true)),
                 Socket::Telling(_) => acts.push(Act::Tell(s)),
@@ -107,6 +116,31 @@ impl Ownership {
         }
         panic!("it goes on for ever: {world:?}");
     }
+
+    /// Kept for the next question about the same world, since it takes longer than all the rest.
+    fn outlook(&self, world: &World) -> Outlook {
+        LAST.with_borrow_mut(|last| match last {
+            Some((known, outlook)) if known == world => *outlook,
+            _ => last.insert((world.clone(), self.look_ahead(world))).1,
+        })
+    }
+
+    fn look_ahead(&self, world: &World) -> Outlook {
+        if world.story.wrong || world.robbed {
+            return Outlook::default();
+        }
+        let w = self.quiet(world);
+        let all = 0..w.sockets.len();
+        let served = |epoch| all.clone().any(|s| w.sockets[s] == Socket::Serving(epoch) && self.holds(&w, s, epoch));
+        let zombie = |s: usize| Self::fence(w.sockets[s]).is_some_and(|epoch| !self.holds(&w, s, epoch));
+        let shut = |node: &Node| node.up && (node.shut || !node.leased || node.lease != Lease::Live);
+        Outlook {
+            unclosed: !w.story.wrong
+                && !(w.holder.is_none_or(|_| served(w.epoch)) && w.story.open.is_none_or(served)),
+            zombie: !w.story.wrong && all.clone().any(zombie),
+            shut: w.nodes.iter().any(shut),
+        }
+    }
 }
 
 impl Model for Ownership {
@@ -146,7 +180,6 @@ impl Model for Ownership {
         if w.lost_replies < self.bounds.lost_replies {
             let lose = |act: &Act| match *act {
                 Act::Claim(s, true) if w.holder.is_none() => Some(Act::Claim(s, false)),
-                Act::Open(s, true) => Some(Act::Open(s, false)),
                 Act::Release(s, true) => Some(Act::Release(s, false)),
                 Act::Beat(node, true) => Some(Act::Beat(node, false)),
                 _ => None,
@@ -180,7 +213,7 @@ impl Model for Ownership {
             if is.leased && w.lapses < self.bounds.lapses {
                 acts.push(Act::Expire(node));
             }
-            if !is.leased && is.lease == Lease::Live {
+            if !is.leased && !is.settling && is.lease == Lease::Live {
                 acts.push(Act::Lapse(node));
             }
             if is.up && w.crashes < self.bounds.crashes {
@@ -207,22 +240,9 @@ impl Model for Ownership {
                 };
                 (0..w.sockets.len()).filter(recognised).count() <= 1
             }),
-            Property::always(CLOSED, |model: &Self, w: &World| {
-                let w = model.quiet(w);
-                let serves = |epoch| {
-                    (0..w.sockets.len()).any(|s| w.sockets[s] == Socket::Serving(epoch) && model.holds(&w, s, epoch))
-                };
-                w.story.wrong || (w.holder.is_none_or(|_| serves(w.epoch)) && w.story.open.is_none_or(serves))
-            }),
-            Property::always(ZOMBIE, |model: &Self, w: &World| {
-                let w = model.quiet(w);
-                let zombie = |s: usize| Self::fence(w.sockets[s]).is_some_and(|epoch| !model.holds(&w, s, epoch));
-                w.story.wrong || !(0..w.sockets.len()).any(zombie)
-            }),
-            Property::always(SHUT, |model: &Self, w: &World| {
-                model.bounds.lapses == 0
-                    || model.quiet(w).nodes.iter().all(|n| !n.up || (n.leased && !n.shut && n.lease == Lease::Live))
-            }),
+            Property::always(CLOSED, |model: &Self, w: &World| !model.outlook(w).unclosed),
+            Property::always(ZOMBIE, |model: &Self, w: &World| !model.outlook(w).zombie),
+            Property::always(SHUT, |model: &Self, w: &World| !model.outlook(w).shut),
             Property::sometimes("as many sockets are served as may come", |_, w: &World| {
                 w.story.open.is_some_and(|at| usize::from(at) >= w.sockets.len())
             }),
@@ -249,7 +269,7 @@ const TWO_NODES: Bounds = Bounds { sockets: &[0, 1], crashes: 1, lapses: 1, ..CA
 const THREE_NODES: Bounds = Bounds { nodes: 3, sockets: &[0, 0], lost_replies: 0, chatter: false, ..TWO_NODES };
 /// One node, or both, may be taken for dead twice.
 const RETURNS: Bounds = Bounds { lapses: 2, lost_replies: 0, chatter: false, ..TWO_NODES };
-/// Claims take as long as they like.
+/// Claims, and their answers, take as long as they like.
 const LATE: Bounds = Bounds { late_claims: true, crashes: 0, chatter: false, ..TWO_NODES };
 
 fn assert_holds(bounds: Bounds) {
@@ -259,17 +279,14 @@ fn assert_holds(bounds: Bounds) {
     checker.assert_properties();
 }
 
-/// Asserts that the checker finds how this goes wrong, and says the shortest way.
+/// Asserts that the checker finds how this goes wrong, and says how.
 fn assert_fails(what: &str, rules: Rules, bounds: Bounds, property: &'static str) {
-    for depth in 1..=24 {
-        let checker = Ownership { rules, bounds }.checker().finish_when(HasDiscoveries::AnyOf([property].into()));
-        let checker = checker.threads(2).target_max_depth(depth).spawn_bfs().join();
-        if let Some(path) = checker.discovery(property) {
-            let states = checker.unique_state_count();
-            return println!("{what}: {states} states until \"{property}\" fails: {:?}", path.into_actions());
-        }
-    }
-    panic!("{what} is not found out");
+    // One thread, so that a way is found that is short.
+    let checker = Ownership { rules, bounds }.checker().finish_when(HasDiscoveries::AnyOf([property].into()));
+    let checker = checker.target_max_depth(24).spawn_bfs().join();
+    let path = checker.discovery(property).unwrap_or_else(|| panic!("{what} is not found out"));
+    let states = checker.unique_state_count();
+    println!("{what}: {states} states until \"{property}\" fails: {:?}", path.into_actions());
 }
 
 #[test]
@@ -279,13 +296,14 @@ fn sockets_replace_each_other() {
 
 #[test]
 fn nodes_die_and_come_back() {
-    assert_holds(TWO_NODES);
+    assert_holds(Bounds { lost_replies: 0, ..TWO_NODES });
+    assert_holds(Bounds { chatter: false, ..TWO_NODES });
 }
 
 #[test]
 fn nodes_come_back_and_are_buried_again() {
     assert_holds(RETURNS);
-    assert_holds(Bounds { sockets: &[0], lapses: 2, ..THREE_NODES });
+    assert_holds(Bounds { sockets: &[0], crashes: 0, lapses: 2, ..THREE_NODES });
 }
 
 #[test]
@@ -296,7 +314,7 @@ fn two_survivors_bury_one_node() {
 #[test]
 fn claims_may_be_late_where_nobody_dies() {
     assert_holds(LATE);
-    assert_holds(Bounds { nodes: 3, sockets: &[0], ..LATE });
+    assert_holds(Bounds { nodes: 3, sockets: &[0], lapses: 2, lost_replies: 0, ..LATE });
 }
 
 #[test]
@@ -333,7 +351,8 @@ fn what_is_claimed_without_a_lease_is_held_for_ever() {
 
 #[test]
 fn a_lease_that_ran_out_and_runs_again_is_not_the_same() {
-    assert_fails("another term", Rules { one_term: false, ..SOUND }, LATE, ROBBED);
+    let bounds = Bounds { sockets: &[0], ..LATE };
+    assert_fails("another term", Rules { one_term: false, ..SOUND }, bounds, ROBBED);
 }
 
 #[test]
@@ -348,22 +367,20 @@ fn what_is_told_without_a_fence_comes_after_the_close() {
 
 #[test]
 fn a_second_survivor_buries_who_came_back() {
-    assert_fails("not looked again", Rules { looks_again: false, ..SOUND }, THREE_NODES, ROBBED);
+    let bounds = Bounds { crashes: 0, ..THREE_NODES };
+    assert_fails("not looked again", Rules { looks_again: false, ..SOUND }, bounds, ROBBED);
 }
 
 #[test]
 fn a_sentence_is_not_any_sentence() {
-    assert_fails("any sentence", Rules { sentences: false, ..SOUND }, RETURNS, CLOSED);
+    let bounds = Bounds { sockets: &[0], lapses: 1, ..RETURNS };
+    assert_fails("any sentence", Rules { sentences: false, ..SOUND }, bounds, CLOSED);
 }
 
 #[test]
 fn what_was_not_listed_is_not_released() {
-    assert_fails("whatever it holds", Rules { listed_fences: false, ..SOUND }, THREE_NODES, ROBBED);
-}
-
-#[test]
-fn one_look_is_not_enough_to_forget() {
-    assert_fails("listed once", Rules { lists_until_empty: false, ..SOUND }, LATE, CLOSED);
+    let bounds = Bounds { crashes: 0, ..THREE_NODES };
+    assert_fails("whatever it holds", Rules { listed_fences: false, ..SOUND }, bounds, ROBBED);
 }
 
 #[test]
@@ -381,6 +398,21 @@ fn the_last_node_stays_condemned() {
 /// socket of that pair comes: it takes the silent holder for lost.
 #[test]
 fn a_claim_of_the_buried_dead_waits_for_the_next_socket() {
-    let bounds = Bounds { sockets: &[0], crashes: 1, lost_replies: 0, ..LATE };
-    assert_fails("a late claim", SOUND, bounds, CLOSED);
+    let bounds = Bounds { crashes: 1, lost_replies: 0, ..LATE };
+    assert_fails("a late claim", SOUND, Bounds { sockets: &[0], ..bounds }, CLOSED);
+
+    let model = Ownership { rules: SOUND, bounds };
+    let checker = model.checker().threads(2).spawn_bfs().join();
+    for property in [STORY, ROBBED, ONE, ZOMBIE, SHUT] {
+        assert!(checker.discovery(property).is_none(), "{property}: that holds all the same");
+    }
+    let mut w = model.init_states().remove(0);
+    let bury = [Act::Condemn(1, 0), Act::Bury(1), Act::Bury(1), Act::Bury(1)];
+    for act in [[Act::Arrive(0), Act::Crash(0), Act::Lapse(0)].as_slice(), &bury, &[Act::Claim(0, false)]].concat() {
+        model.step(&mut w, act);
+    }
+    assert!(model.outlook(&w).unclosed, "nobody serves it: {w:?}");
+    model.step(&mut w, Act::Arrive(1));
+    w = model.quiet(&w);
+    assert!(matches!(w.sockets[1], Socket::Serving(_)) && !model.outlook(&w).unclosed, "{w:?}");
 }

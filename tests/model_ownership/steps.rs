@@ -68,6 +68,8 @@ impl Ownership {
             if self.rules.gives_up_for_good {
                 return Socket::Leaving(epoch, Parting::Unheard);
             }
+            // Its lease runs again by now, it thinks.
+            w.lapsed &= !(1 << socket);
             w.given_up |= 1 << epoch;
             return Socket::Claiming;
         }
@@ -147,10 +149,8 @@ impl Ownership {
                 let released = self.release(w, epoch, Parting::Told);
                 if released && !rules.release_tells {
                     Burial::Tell(dead, sentence, epoch)
-                } else if rules.lists_until_empty {
-                    Burial::List(dead, sentence)
                 } else {
-                    Burial::Forget(dead, sentence)
+                    Burial::List(dead, sentence)
                 }
             }
             Burial::Tell(dead, sentence, epoch) => {
@@ -202,17 +202,14 @@ impl Ownership {
                 }
                 w.sockets[s] = won.map_or(Socket::Claiming, Socket::Opening);
             }
-            Act::Open(s, heard) => {
+            Act::Open(s) => {
                 let Socket::Opening(epoch) = w.sockets[s] else { return };
                 let holds = self.holds(w, s, epoch);
-                w.heard |= holds;
-                // What was appended before a reply was lost is not appended again.
-                if holds && w.story.open != Some(epoch) {
+                if holds {
+                    w.heard = true;
                     w.story.tell(Said::Opened(epoch));
                 }
-                if heard {
-                    w.sockets[s] = if holds { Socket::Serving(epoch) } else { Socket::Gone };
-                }
+                w.sockets[s] = if holds { Socket::Serving(epoch) } else { Socket::Gone };
             }
             Act::GiveUp(s) => {
                 let Socket::Opening(epoch) = w.sockets[s] else { return };
@@ -291,8 +288,30 @@ impl Ownership {
             }
             Act::Bury(digger) => self.bury(w, digger),
         }
-        if let Act::Claim(_, false) | Act::Open(_, false) | Act::Release(_, false) | Act::Beat(_, false) = act {
+        if let Act::Claim(_, false) | Act::Release(_, false) | Act::Beat(_, false) = act {
             w.lost_replies += 1;
+        }
+        self.forget_what_has_no_effect(w);
+    }
+
+    /// So that worlds that go on alike are the same.
+    fn forget_what_has_no_effect(&self, w: &mut World) {
+        let (mut claiming, mut served) = (0, 0);
+        for (s, socket) in w.sockets.iter().enumerate() {
+            match *socket {
+                Socket::Claiming | Socket::Asking(..) => claiming |= 1 << s,
+                Socket::Won(epoch) => (claiming, served) = (claiming | 1 << s, served | 1 << epoch),
+                Socket::Opening(epoch) | Socket::Serving(epoch) => served |= 1 << epoch,
+                _ => {}
+            }
+        }
+        w.lapsed &= claiming;
+        w.asks &= served;
+        if w.holder.is_none() {
+            (w.claimant, w.heard) = (0, false);
+        }
+        if w.ender.is_some_and(|epoch| epoch != w.epoch) {
+            w.ender = None;
         }
     }
 }

@@ -13,7 +13,8 @@ pub struct Rules {
     pub disclaims: bool,
     /// A node takes pairs only while its own lease runs by its own count, and gives up what it won when it has not.
     pub leased_claims: bool,
-    /// It gives up what it won also when its lease ran out and was renewed since it began to claim.
+    /// It gives up what it won also when its lease ran out and was renewed since it began to claim. (Shipped: it does
+    /// not wait so long for the answer.)
     pub one_term: bool,
     /// Who gave up what it won does not claim again under the same nonce.
     pub gives_up_for_good: bool,
@@ -27,8 +28,6 @@ pub struct Rules {
     pub sentences: bool,
     /// Only what was seen is released, not what the node holds by then.
     pub listed_fences: bool,
-    /// A node is forgotten when a look shows that it holds nothing, not when all that one look showed is released.
-    pub lists_until_empty: bool,
     /// A node compares what it serves with the registry now and then, not only when its lease had lapsed.
     pub audit: bool,
     /// A node that stays condemned buries itself: perhaps nobody else is there.
@@ -48,7 +47,6 @@ pub const SOUND: Rules = Rules {
     looks_again: true,
     sentences: true,
     listed_fences: true,
-    lists_until_empty: true,
     audit: true,
     buries_itself: true,
 };
@@ -172,6 +170,14 @@ impl Story {
     }
 }
 
+/// What is wrong in the end, if nothing more happens.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Outlook {
+    pub unclosed: bool,
+    pub zombie: bool,
+    pub shut: bool,
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct World {
     pub epoch: u8,
@@ -212,7 +218,7 @@ pub enum Act {
     Answered(usize),
     /// No answer: the opener releases the holder's fence.
     Force(usize),
-    Open(usize, bool),
+    Open(usize),
     /// The client went before it was served.
     GiveUp(usize),
     ReleaseGivenUp(u8),
