@@ -23,8 +23,9 @@
 //! and that an answer to a claim is waited for less long than a lease lasts is a rule ([`Rules::one_term`]); an
 //! audit looks at all sockets of a node at once (shipped: a few at each beat, all when deliveries were
 //! interrupted); how a node that is drained signs off, a registry that loses something (a fence is its epoch here),
-//! rooms, siblings and keepers are left out. An ask that is never heard is lost. "In the end" means: from every
-//! state, one fair continuation without further faults gets there ([`Ownership::quiet`]).
+//! rooms, siblings and keepers are left out. Nor does the look of who missed the answer to a claim overtake that
+//! claim. An ask that is never heard is lost. "In the end" means: from every state, one fair continuation without
+//! further faults gets there ([`Ownership::quiet`]).
 
 #[path = "model_ownership/steps.rs"]
 mod steps;
@@ -132,11 +133,11 @@ impl Ownership {
         let w = self.quiet(world);
         let all = 0..w.sockets.len();
         let served = |epoch| all.clone().any(|s| w.sockets[s] == Socket::Serving(epoch) && self.holds(&w, s, epoch));
+        let closed = w.holder.is_none_or(|_| served(w.epoch)) && w.story.open.is_none_or(served);
         let zombie = |s: usize| Self::fence(w.sockets[s]).is_some_and(|epoch| !self.holds(&w, s, epoch));
         let shut = |node: &Node| node.up && (node.shut || !node.leased || node.lease != Lease::Live);
         Outlook {
-            unclosed: !w.story.wrong
-                && !(w.holder.is_none_or(|_| served(w.epoch)) && w.story.open.is_none_or(served)),
+            unclosed: !w.story.wrong && !closed,
             zombie: !w.story.wrong && all.clone().any(zombie),
             shut: w.nodes.iter().any(shut),
         }

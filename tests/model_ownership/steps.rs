@@ -291,27 +291,27 @@ impl Ownership {
         if let Act::Claim(_, false) | Act::Release(_, false) | Act::Beat(_, false) = act {
             w.lost_replies += 1;
         }
-        self.forget_what_has_no_effect(w);
+        forget_what_has_no_effect(w);
     }
+}
 
-    /// So that worlds that go on alike are the same.
-    fn forget_what_has_no_effect(&self, w: &mut World) {
-        let (mut claiming, mut served) = (0, 0);
-        for (s, socket) in w.sockets.iter().enumerate() {
-            match *socket {
-                Socket::Claiming | Socket::Asking(..) => claiming |= 1 << s,
-                Socket::Won(epoch) => (claiming, served) = (claiming | 1 << s, served | 1 << epoch),
-                Socket::Opening(epoch) | Socket::Serving(epoch) => served |= 1 << epoch,
-                _ => {}
-            }
+/// So that worlds that go on alike are the same.
+fn forget_what_has_no_effect(w: &mut World) {
+    let (mut claiming, mut served) = (0, 0);
+    for (s, socket) in w.sockets.iter().enumerate() {
+        match *socket {
+            Socket::Claiming | Socket::Asking(..) => claiming |= 1 << s,
+            Socket::Won(epoch) => (claiming, served) = (claiming | 1 << s, served | 1 << epoch),
+            Socket::Opening(epoch) | Socket::Serving(epoch) => served |= 1 << epoch,
+            _ => {}
         }
-        w.lapsed &= claiming;
-        w.asks &= served;
-        if w.holder.is_none() {
-            (w.claimant, w.heard) = (0, false);
-        }
-        if w.ender.is_some_and(|epoch| epoch != w.epoch) {
-            w.ender = None;
-        }
+    }
+    w.lapsed &= claiming;
+    w.asks &= served;
+    if w.holder.is_none() {
+        (w.claimant, w.heard) = (0, false);
+    }
+    if w.ender.is_some_and(|epoch| epoch != w.epoch) {
+        w.ender = None;
     }
 }
