@@ -156,9 +156,10 @@ impl Feed {
         if let Some(Gap { lost, at }) = turn.gap {
             let data = json!({ "lost": lost });
             let gap = Event { kind: EventKind::Gap, at: now_text(), data, cause: None };
-            // A history that begins anew says itself that something is missing before it.
+            // A history that begins anew says itself that something is missing before it, and that nobody knows how much.
             let said = turn.entries.first().and_then(|entry| Event::decode(&entry.payload).ok());
-            if lost.is_some() || !said.is_some_and(|event| event.kind == EventKind::Gap) {
+            let said = said.is_some_and(|event| event.kind == EventKind::Gap && event.data["lost"].is_null());
+            if lost.is_some() || !said {
                 self.due.push_back((Arc::new(gap), at));
             }
         }

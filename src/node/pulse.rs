@@ -37,11 +37,13 @@ pub(super) struct Lease {
     begin: Instant,
     /// In milliseconds since `begin`.
     until: AtomicU64,
+    /// Goes up whenever it was lost: what was asked for in one term and answered in another may be buried already.
+    term: AtomicU64,
 }
 
 impl Default for Lease {
     fn default() -> Self {
-        Self { begin: Instant::now(), until: AtomicU64::new(0) }
+        Self { begin: Instant::now(), until: AtomicU64::new(0), term: AtomicU64::new(0) }
     }
 }
 
@@ -84,6 +86,11 @@ impl Node {
     /// Whether this node's lease had not run out, when it was last renewed and until now.
     pub(super) fn leased(&self) -> bool {
         (self.lease.begin.elapsed().as_millis() as u64) < self.lease.until.load(Relaxed)
+    }
+
+    /// The term of the lease; `None` while it is lost.
+    pub(super) fn term(&self) -> Option<u64> {
+        self.leased().then(|| self.lease.term.load(Relaxed))
     }
 
     /// The lease holds for its time since the beat was sent.
@@ -166,6 +173,7 @@ impl Node {
             // Lapsed; or that was said and not heard.
             Beat::Kept | Beat::Lapsed => {
                 pulse.condemned = None;
+                self.lease.term.fetch_add(1, Relaxed);
                 tracing::warn!("this node's lease had run out: checking what it still holds");
                 if self.check_all().await {
                     self.renewed(sent);

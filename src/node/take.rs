@@ -59,12 +59,12 @@ impl Node {
     /// [`Fault::NotFound`], [`Fault::Gone`], [`Fault::Overloaded`] when others were always faster, or when the broker
     /// can't be reached; then nothing is held.
     pub(super) async fn take(self: &Arc<Self>, pair: PairId, facts: &Facts) -> Result<Fence, Failure> {
-        self.must_be_leased()?;
+        let term = self.term().ok_or_else(unleased)?;
         let (nonce, deadline) = (rand::random(), Instant::now() + QUEUE);
         let mut patience = Patience::default();
         while Instant::now() < deadline && !self.draining.is_cancelled() {
             let held = match self.registry.claim(pair, self.id, nonce).await {
-                Ok(Claim::Won(fence)) if self.leased() => return Ok(fence),
+                Ok(Claim::Won(fence)) if self.term() == Some(term) => return Ok(fence),
                 Ok(Claim::Won(fence)) => {
                     drop(self.part(Parting::unheard(pair, fence, facts.clone())));
                     return Err(unleased());

@@ -1,198 +1,6 @@
 //! The steps of the ownership model: what each does at the registry, on a node, and to the story.
 
-#[derive(Clone, Copy, Debug)]
-pub struct Rules {
-    /// A release tells `closed` in the same step.
-    pub release_tells: bool,
-    /// A claim waits until nobody holds the pair.
-    pub claim_waits: bool,
-    /// A claim that is made again under its nonce, since the reply was lost, is answered as it was.
-    pub claim_repeats: bool,
-    /// A node is condemned before its pairs are released.
-    pub condemns: bool,
-    /// What a socket tells is refused unless its fence holds the pair.
-    pub fenced: bool,
-    /// A claim is refused unless its node is known to the registry and not condemned: whom nobody would bury may hold
-    /// nothing.
-    pub claim_of_the_known: bool,
-    /// To release and to forget for a burial is refused unless the node is condemned at that moment: another may have
-    /// buried it meanwhile.
-    pub burial_checks: bool,
-    /// A node is forgotten only if it holds nothing at that moment: between the look and this it may have been buried,
-    /// have come back, and be condemned again.
-    pub forgets_the_empty: bool,
-    /// A node compares what it serves with the registry now and then, not only when it is told that its lease lapsed.
-    pub audit: bool,
-    /// A condemned node that has closed everything may bury itself: perhaps nobody else is there.
-    pub buries_itself: bool,
-}
-
-pub const SOUND: Rules = Rules {
-    release_tells: true,
-    claim_waits: true,
-    claim_repeats: true,
-    condemns: true,
-    fenced: true,
-    claim_of_the_known: true,
-    burial_checks: true,
-    forgets_the_empty: true,
-    audit: true,
-    buries_itself: true,
-};
-
-/// What the checker may do, at most.
-#[derive(Clone, Copy, Debug)]
-pub struct Bounds {
-    pub nodes: usize,
-    /// The node of each client socket that may come.
-    pub sockets: &'static [usize],
-    pub crashes: u8,
-    pub lapses: u8,
-    pub lost_replies: u8,
-    /// Whether sockets tell other things, and pairs are ended.
-    pub chatter: bool,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Lease {
-    Live,
-    Lapsed,
-    Condemned,
-    Forgotten,
-}
-
-/// A burial, as the node that does it sees it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Burial {
-    No,
-    /// What does the node hold?
-    Look(usize),
-    Release(usize, u8),
-    /// Released, and not told yet.
-    Tell(usize, u8),
-    Forget(usize),
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Node {
-    pub up: bool,
-    /// It was told that it is condemned.
-    pub shut: bool,
-    /// What the registry says.
-    pub lease: Lease,
-    pub burial: Burial,
-}
-
-/// A client socket; numbers are epochs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Socket {
-    Waiting,
-    Claiming,
-    /// The holder of this epoch was asked to let go; a claim that does not wait has won another already.
-    Asking(u8, Option<u8>),
-    Opening(u8),
-    Serving(u8),
-    /// It delivers nothing any more; if true, the pair ends with it.
-    Leaving(u8, bool),
-    /// Released, and not told yet.
-    Telling(u8),
-    /// Its client went while it claimed, and whether it won is not known: it claims again, to give up what it has.
-    Abandoning,
-    /// Its node died while it claimed: the claim may still arrive.
-    Sent,
-    Gone,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Said {
-    Opened(u8),
-    Noted(u8),
-    Closed(u8),
-    Ended,
-}
-
-/// What siblings have heard so far, as far as it matters for what comes next.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub struct Story {
-    pub open: Option<u8>,
-    /// The last epoch that was opened or closed.
-    pub last: u8,
-    pub ended: bool,
-    pub wrong: bool,
-}
-
-impl Story {
-    pub fn tell(&mut self, said: Said) {
-        let (right, open) = match said {
-            Said::Opened(epoch) => (self.open.is_none() && epoch > self.last, Some(epoch)),
-            Said::Noted(epoch) => (self.open == Some(epoch), self.open),
-            // A socket that was lost while it opened is closed without having been opened.
-            Said::Closed(epoch) => (self.open == Some(epoch) || (self.open.is_none() && epoch > self.last), None),
-            Said::Ended => (self.open.is_none(), None),
-        };
-        self.wrong |= self.ended || !right;
-        self.open = open;
-        self.ended |= said == Said::Ended;
-        if let Said::Opened(epoch) | Said::Closed(epoch) = said {
-            self.last = self.last.max(epoch);
-        }
-    }
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct World {
-    pub epoch: u8,
-    pub holder: Option<usize>,
-    /// The socket that claimed last: the nonce of its claim.
-    pub claimant: usize,
-    pub ended: bool,
-    pub story: Story,
-    pub nodes: Vec<Node>,
-    pub sockets: Vec<Socket>,
-    /// Asks under way, a bit for each epoch.
-    pub asks: u16,
-    /// An idle pair of this epoch is to be ended.
-    pub ender: Option<u8>,
-    pub noted: bool,
-    pub robbed: bool,
-    pub crashes: u8,
-    pub lapses: u8,
-    pub lost_replies: u8,
-}
-
-/// The last part of a step at the registry says whether the reply arrives.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Act {
-    Arrive(usize),
-    Claim(usize, bool),
-    Answered(usize),
-    /// No answer: the opener releases the holder's fence.
-    Force(usize),
-    Open(usize, bool),
-    /// The client goes before it is served.
-    GiveUp(usize),
-    Note(usize),
-    Yield(usize),
-    /// The client goes; if true, the pair is to end.
-    Leave(usize, bool),
-    Release(usize, bool),
-    Tell(usize),
-    LookToEnd,
-    EndIdle,
-    Crash(usize),
-    Lapse(usize),
-    Beat(usize, bool),
-    Audit(usize),
-    /// This node begins to bury that one.
-    Condemn(usize, usize),
-    Bury(usize),
-}
-
-#[derive(Clone, Copy)]
-pub struct Ownership {
-    pub rules: Rules,
-    pub bounds: Bounds,
-}
+use super::world::{Act, Burial, Lease, Node, Ownership, Parting, Said, Socket, World};
 
 impl Ownership {
     pub fn holds(&self, w: &World, socket: usize, epoch: u8) -> bool {
@@ -207,15 +15,20 @@ impl Ownership {
         }
     }
 
+    pub fn on(&self, node: usize) -> impl Iterator<Item = usize> {
+        (0..self.bounds.sockets.len()).filter(move |socket| self.bounds.sockets[*socket] == node)
+    }
+
     /// One atomic step: nothing if the fence does not hold the pair.
-    pub fn release(&self, w: &mut World, epoch: u8, end: bool) -> bool {
+    fn release(&self, w: &mut World, epoch: u8, parting: Parting) -> bool {
         let held = w.epoch == epoch && w.holder.is_some();
         if held {
             w.holder = None;
-            if self.rules.release_tells {
+            let tells = parting != Parting::Unheard && (w.heard || !self.rules.heard);
+            if tells && self.rules.release_tells {
                 w.story.tell(Said::Closed(epoch));
             }
-            if end {
+            if parting == Parting::PairEnds {
                 w.ended = true;
                 w.story.tell(Said::Ended);
             }
@@ -223,23 +36,23 @@ impl Ownership {
         held
     }
 
-    pub fn claim(&self, w: &mut World, socket: usize) -> Socket {
-        let node = self.bounds.sockets[socket];
-        let known = matches!(w.nodes[node].lease, Lease::Live | Lease::Lapsed);
-        if w.ended || (self.rules.claim_of_the_known && !known) {
+    /// One atomic step. A claim that is made again under its nonce is answered as it was.
+    fn claim(&self, w: &mut World, socket: usize) -> Socket {
+        if w.ended {
             return Socket::Gone;
         }
-        if self.rules.claim_repeats && w.holder.is_some() && w.claimant == socket {
-            return Socket::Opening(w.epoch);
+        if w.holder.is_some() && w.claimant == socket {
+            return Socket::Won(w.epoch);
         }
         let older = w.holder.map(|_| w.epoch);
         if older.is_none() || !self.rules.claim_waits {
             w.epoch += 1;
-            w.holder = Some(node);
+            w.holder = Some(self.bounds.sockets[socket]);
             w.claimant = socket;
+            w.heard = false;
         }
         match older {
-            None => Socket::Opening(w.epoch),
+            None => Socket::Won(w.epoch),
             Some(older) => {
                 w.asks |= 1 << older;
                 Socket::Asking(older, (!self.rules.claim_waits).then_some(w.epoch))
@@ -247,8 +60,32 @@ impl Ownership {
         }
     }
 
-    /// Closes what a node serves and does not hold, quietly: who released it has told it.
-    pub fn audit(&self, w: &mut World, node: usize) {
+    /// A node learns that its socket has the pair, and looks at its lease once more.
+    fn win(&self, w: &mut World, socket: usize, epoch: u8) -> Socket {
+        let node = self.bounds.sockets[socket];
+        let leased = w.nodes[node].leased && !(self.rules.one_term && w.lapsed & 1 << socket != 0);
+        if self.rules.leased_claims && !leased {
+            if self.rules.gives_up_for_good {
+                return Socket::Leaving(epoch, Parting::Unheard);
+            }
+            // Its lease runs again by now, it thinks.
+            w.lapsed &= !(1 << socket);
+            w.given_up |= 1 << epoch;
+            return Socket::Claiming;
+        }
+        // Its place in the hub is the newest one's.
+        for other in self.on(node) {
+            if let Socket::Serving(older) = w.sockets[other]
+                && older < epoch
+            {
+                w.sockets[other] = Socket::Leaving(older, Parting::Told);
+            }
+        }
+        Socket::Opening(epoch)
+    }
+
+    /// Closes what a node serves and does not hold: who released it has told it.
+    fn audit(&self, w: &mut World, node: usize) {
         for socket in self.on(node) {
             if Self::fence(w.sockets[socket]).is_some_and(|epoch| !self.holds(w, socket, epoch)) {
                 w.sockets[socket] = Socket::Gone;
@@ -256,60 +93,81 @@ impl Ownership {
         }
     }
 
-    pub fn beat(&self, w: &mut World, node: usize, heard: bool) {
-        match w.nodes[node].lease {
-            // It is not condemned any more: it was buried, and the beat that told it so was not heard.
-            Lease::Live => w.nodes[node].shut &= !heard,
-            Lease::Condemned if heard => {
-                w.nodes[node].shut = true;
-                w.nodes[node].burial = Burial::No;
-                for socket in self.on(node) {
-                    w.sockets[socket] = match w.sockets[socket] {
-                        Socket::Waiting => Socket::Waiting,
-                        Socket::Opening(epoch) | Socket::Serving(epoch) => Socket::Leaving(epoch, false),
-                        leaving @ (Socket::Leaving(..) | Socket::Telling(_)) => leaving,
-                        _ => Socket::Gone,
-                    };
+    fn beat(&self, w: &mut World, node: usize, heard: bool) {
+        let refused = matches!(w.nodes[node].lease, Lease::Condemned(_));
+        let kept = w.nodes[node].lease == Lease::Live;
+        if !refused {
+            w.nodes[node].lease = Lease::Live;
+        }
+        if !heard {
+            return;
+        }
+        w.nodes[node].shut = refused;
+        if refused {
+            for socket in self.on(node) {
+                if let Socket::Serving(epoch) = w.sockets[socket] {
+                    w.sockets[socket] = Socket::Leaving(epoch, Parting::Told);
                 }
             }
-            Lease::Condemned => {}
-            Lease::Lapsed | Lease::Forgotten => {
-                w.nodes[node].lease = Lease::Live;
-                if heard {
-                    w.nodes[node].shut = false;
-                    self.audit(w, node);
-                }
-            }
+        } else if !(kept && w.nodes[node].leased) {
+            w.nodes[node].settling = true;
         }
     }
 
-    pub fn bury(&self, w: &mut World, digger: usize) {
-        let refused = |w: &World, dead: usize| self.rules.burial_checks && w.nodes[dead].lease != Lease::Condemned;
-        w.nodes[digger].burial = match w.nodes[digger].burial {
-            Burial::Look(dead) if w.holder == Some(dead) => Burial::Release(dead, w.epoch),
-            Burial::Look(dead) => Burial::Forget(dead),
-            // Another has buried it meanwhile.
-            Burial::Release(dead, _) | Burial::Forget(dead) if refused(w, dead) => Burial::No,
-            Burial::Release(dead, epoch) => {
-                let released = self.release(w, epoch, false);
-                w.robbed |= released && w.nodes[dead].lease == Lease::Live;
-                if released && !self.rules.release_tells { Burial::Tell(dead, epoch) } else { Burial::Look(dead) }
-            }
-            Burial::Tell(dead, epoch) => {
-                w.story.tell(Said::Closed(epoch));
-                Burial::Look(dead)
-            }
-            Burial::Forget(dead) if self.rules.forgets_the_empty && w.holder == Some(dead) => Burial::Look(dead),
-            Burial::Forget(dead) => {
-                w.nodes[dead].lease = Lease::Forgotten;
-                Burial::No
-            }
-            Burial::No => Burial::No,
-        };
+    /// A node is declared dead if its lease has run out. The sentence is the same until it is forgotten.
+    fn condemn(&self, w: &mut World, node: usize) -> Option<u8> {
+        if !self.rules.condemns {
+            return Some(0);
+        }
+        if w.nodes[node].lease == Lease::Lapsed {
+            w.sentences += 1;
+            w.nodes[node].lease = Lease::Condemned(w.sentences);
+        }
+        if let Lease::Condemned(sentence) = w.nodes[node].lease { Some(sentence) } else { None }
     }
 
-    pub fn on(&self, node: usize) -> impl Iterator<Item = usize> {
-        (0..self.bounds.sockets.len()).filter(move |socket| self.bounds.sockets[*socket] == node)
+    fn bury(&self, w: &mut World, digger: usize) {
+        let rules = self.rules;
+        w.nodes[digger].burial = match w.nodes[digger].burial {
+            Burial::No => Burial::No,
+            Burial::List(dead, sentence) => {
+                let listed = (w.holder == Some(dead)).then_some(w.epoch);
+                Burial::LookAgain(dead, sentence, listed)
+            }
+            Burial::LookAgain(dead, sentence, listed) => {
+                let now = if rules.looks_again { self.condemn(w, dead) } else { Some(sentence) };
+                match listed {
+                    _ if now.is_none() || (rules.sentences && now != Some(sentence)) => Burial::No,
+                    Some(epoch) => Burial::Release(dead, sentence, epoch),
+                    None => Burial::Forget(dead, sentence),
+                }
+            }
+            Burial::Release(dead, sentence, epoch) => {
+                let epoch = if rules.listed_fences || w.holder != Some(dead) { epoch } else { w.epoch };
+                let serves = |s: usize| Self::fence(w.sockets[s]) == Some(epoch) && self.holds(w, s, epoch);
+                w.robbed |= w.nodes[dead].leased && self.on(dead).any(serves);
+                let released = self.release(w, epoch, Parting::Told);
+                if released && !rules.release_tells {
+                    Burial::Tell(dead, sentence, epoch)
+                } else {
+                    Burial::List(dead, sentence)
+                }
+            }
+            Burial::Tell(dead, sentence, epoch) => {
+                w.story.tell(Said::Closed(epoch));
+                Burial::List(dead, sentence)
+            }
+            Burial::Forget(dead, sentence) => {
+                let condemned = match w.nodes[dead].lease {
+                    Lease::Condemned(now) => now == sentence || !rules.sentences,
+                    _ => !rules.condemns,
+                };
+                if condemned {
+                    w.nodes[dead].lease = Lease::Forgotten;
+                }
+                Burial::No
+            }
+        };
     }
 
     pub fn step(&self, w: &mut World, act: Act) {
@@ -319,39 +177,47 @@ impl Ownership {
                 let next = self.claim(w, s);
                 w.sockets[s] = match (w.sockets[s], next) {
                     (Socket::Sent, _) => Socket::Gone,
-                    (unheard, _) if !heard => unheard,
-                    (Socket::Abandoning, Socket::Opening(epoch)) => Socket::Leaving(epoch, false),
-                    (Socket::Abandoning, _) => Socket::Gone,
+                    (_, Socket::Won(epoch)) if heard => self.win(w, s, epoch),
                     (_, next) => next,
                 };
+            }
+            Act::HearClaim(s) => {
+                let Socket::Won(epoch) = w.sockets[s] else { return };
+                w.sockets[s] = self.win(w, s, epoch);
+            }
+            Act::MissClaim(s) => {
+                w.sockets[s] = if self.rules.disclaims { Socket::Disclaiming } else { Socket::Gone };
+            }
+            Act::Disclaim(s) => {
+                let won = w.holder == Some(self.bounds.sockets[s]) && w.claimant == s;
+                w.sockets[s] = if won { Socket::Leaving(w.epoch, Parting::Unheard) } else { Socket::Gone };
             }
             Act::Answered(s) | Act::Force(s) => {
                 let Socket::Asking(older, won) = w.sockets[s] else { return };
                 if act == Act::Force(s) {
-                    let tells = won.is_some() || (self.release(w, older, false) && !self.rules.release_tells);
+                    let tells = won.is_some() || (self.release(w, older, Parting::Told) && !self.rules.release_tells);
                     if tells {
                         w.story.tell(Said::Closed(older));
                     }
                 }
                 w.sockets[s] = won.map_or(Socket::Claiming, Socket::Opening);
             }
-            Act::Open(s, heard) => {
+            Act::Open(s) => {
                 let Socket::Opening(epoch) = w.sockets[s] else { return };
                 let holds = self.holds(w, s, epoch);
-                // What was appended before a reply was lost is not appended again.
-                if holds && w.story.open != Some(epoch) {
+                if holds {
+                    w.heard = true;
                     w.story.tell(Said::Opened(epoch));
                 }
-                if heard {
-                    w.sockets[s] = if holds { Socket::Serving(epoch) } else { Socket::Gone };
-                }
+                w.sockets[s] = if holds { Socket::Serving(epoch) } else { Socket::Gone };
             }
             Act::GiveUp(s) => {
-                w.sockets[s] = match w.sockets[s] {
-                    Socket::Claiming => Socket::Abandoning,
-                    Socket::Opening(epoch) => Socket::Leaving(epoch, false),
-                    _ => Socket::Gone,
-                }
+                let Socket::Opening(epoch) = w.sockets[s] else { return };
+                w.sockets[s] = Socket::Leaving(epoch, Parting::Unheard);
+            }
+            Act::ReleaseGivenUp(epoch) => {
+                w.given_up &= !(1 << epoch);
+                self.release(w, epoch, Parting::Unheard);
             }
             Act::Note(s) => {
                 let Socket::Serving(epoch) = w.sockets[s] else { return };
@@ -364,14 +230,16 @@ impl Ownership {
             }
             Act::Yield(s) | Act::Leave(s, _) => {
                 let Socket::Serving(epoch) = w.sockets[s] else { return };
-                w.sockets[s] = Socket::Leaving(epoch, act == Act::Leave(s, true));
+                let ends = act == Act::Leave(s, true);
+                w.sockets[s] = Socket::Leaving(epoch, if ends { Parting::PairEnds } else { Parting::Told });
             }
             Act::Release(s, heard) => {
-                let Socket::Leaving(epoch, end) = w.sockets[s] else { return };
-                let released = self.release(w, epoch, end);
+                let Socket::Leaving(epoch, parting) = w.sockets[s] else { return };
+                let released = self.release(w, epoch, parting);
                 if heard {
                     // A socket that was displaced by a claim that does not wait tells its end all the same.
                     let tells = if released { !self.rules.release_tells } else { !self.rules.claim_waits };
+                    let tells = tells && parting != Parting::Unheard;
                     w.sockets[s] = if tells { Socket::Telling(epoch) } else { Socket::Gone };
                 }
             }
@@ -388,32 +256,62 @@ impl Ownership {
                 }
             }
             Act::Crash(node) => {
-                w.nodes[node] = Node { up: false, burial: Burial::No, ..w.nodes[node] };
+                let lease = w.nodes[node].lease;
+                w.nodes[node] =
+                    Node { up: false, leased: false, settling: false, shut: false, lease, burial: Burial::No };
                 w.crashes += 1;
                 for s in self.on(node) {
-                    w.sockets[s] = if matches!(w.sockets[s], Socket::Claiming | Socket::Abandoning) {
-                        Socket::Sent
-                    } else {
-                        Socket::Gone
-                    };
+                    let sent = w.sockets[s] == Socket::Claiming && self.bounds.late_claims;
+                    w.sockets[s] = if sent { Socket::Sent } else { Socket::Gone };
                 }
             }
-            Act::Lapse(node) => {
-                w.nodes[node].lease = Lease::Lapsed;
+            Act::Expire(node) => {
+                w.nodes[node].leased = false;
                 w.lapses += 1;
+                for s in self.on(node) {
+                    if matches!(w.sockets[s], Socket::Claiming | Socket::Won(_) | Socket::Asking(..)) {
+                        w.lapsed |= 1 << s;
+                    }
+                }
             }
+            Act::Lapse(node) => w.nodes[node].lease = Lease::Lapsed,
             Act::Beat(node, heard) => self.beat(w, node, heard),
+            Act::Settle(node) => {
+                self.audit(w, node);
+                // The lease counts from before the beat: it may have run out meanwhile.
+                w.nodes[node].leased = w.nodes[node].lease == Lease::Live;
+                w.nodes[node].settling = false;
+            }
             Act::Audit(node) => self.audit(w, node),
             Act::Condemn(digger, dead) => {
-                if self.rules.condemns {
-                    w.nodes[dead].lease = Lease::Condemned;
-                }
-                w.nodes[digger].burial = Burial::Look(dead);
+                w.nodes[digger].burial = self.condemn(w, dead).map_or(Burial::No, |now| Burial::List(dead, now));
             }
             Act::Bury(digger) => self.bury(w, digger),
         }
-        if let Act::Claim(_, false) | Act::Open(_, false) | Act::Release(_, false) | Act::Beat(_, false) = act {
+        if let Act::Claim(_, false) | Act::Release(_, false) | Act::Beat(_, false) = act {
             w.lost_replies += 1;
         }
+        forget_what_has_no_effect(w);
+    }
+}
+
+/// So that worlds that go on alike are the same.
+fn forget_what_has_no_effect(w: &mut World) {
+    let (mut claiming, mut served) = (0, 0);
+    for (s, socket) in w.sockets.iter().enumerate() {
+        match *socket {
+            Socket::Claiming | Socket::Asking(..) => claiming |= 1 << s,
+            Socket::Won(epoch) => (claiming, served) = (claiming | 1 << s, served | 1 << epoch),
+            Socket::Opening(epoch) | Socket::Serving(epoch) => served |= 1 << epoch,
+            _ => {}
+        }
+    }
+    w.lapsed &= claiming;
+    w.asks &= served;
+    if w.holder.is_none() {
+        (w.claimant, w.heard) = (0, false);
+    }
+    if w.ender.is_some_and(|epoch| epoch != w.epoch) {
+        w.ender = None;
     }
 }

@@ -29,6 +29,8 @@ pub enum Protocol {
     NoLook,
     /// A head below the listener's position is ignored.
     LowHeadsIgnored,
+    /// The listener remembers no position but its last.
+    Forgetful,
     /// A history knows a position by its offset.
     KnownByOffset,
     /// As shipped, but a writer that had no answer tries again after a fail-over, under the same nonce.
@@ -73,6 +75,8 @@ pub enum Wrong {
     Twice,
     SkippedInSilence,
     Miscounted,
+    /// It must be read once more for what follows the gap.
+    GapAlone,
     /// An uncounted gap, though the history is the one that the listener knew.
     NeedlessGap,
 }
@@ -82,8 +86,11 @@ pub enum Wrong {
 pub struct Judge {
     /// The last entry that was told, or that a gap covers.
     pub last: u8,
-    /// What was told since the last uncounted gap.
+    /// What was told since the last gap that went further back than the listener remembers, as far as it is not lost:
+    /// a late delivery of what is lost may be told again, where it fits.
     pub told: u16,
+    /// Where the listener stood since it woke, or since that gap: all that it could remember.
+    pub stood: u16,
     pub wrong: Option<Wrong>,
 }
 
@@ -168,30 +175,42 @@ impl World {
             self.judge.wrong = Some(Wrong::SkippedInSilence);
         }
         self.judge.told |= 1 << entry;
+        self.judge.stood |= 1 << entry;
         self.judge.last = entry;
     }
 
-    /// A gap is told from a page of which `newest` was the head.
-    pub fn tell_gap(&mut self, gap: Gap, newest: u8) {
+    /// A gap is told from a page of which `newest` was the head, and which began behind `oldest`; if true, without
+    /// anything that follows it although there is something.
+    pub fn tell_gap(&mut self, gap: Gap, newest: u8, oldest: Position, alone: bool) {
         let judge = &self.judge;
         let to = self.written.iter().rposition(|w| w.position == gap.at).expect("a gap ends at an entry") as u8;
-        let (right, told) = match gap.lost {
+        let (right, told, stood) = match gap.lost {
             Some(lost) => {
                 let between = match self.ancestors(to).position(|at| at == judge.last) {
                     Some(between) => between as u64..=between as u64,
                     // The history parted from the listener's: as many at least.
                     None => 0..=self.ancestors(to).filter(|at| *at != 0 && judge.told & 1 << at == 0).count() as u64,
                 };
-                (between.contains(&lost), judge.told)
+                (between.contains(&lost), judge.told, judge.stood)
             }
-            None => (newest == 0 || self.ancestors(newest).all(|at| at != judge.last), 0),
+            None => {
+                let kept = |at: &u8| newest != 0 && self.position(*at).offset >= oldest.offset;
+                let remembered = self.ancestors(newest).filter(kept).any(|at| judge.stood & 1 << at != 0);
+                let both = self.ancestors(newest).fold(0, |both, at| both | 1 << at);
+                let (told, stood) = if remembered { (judge.told & both, judge.stood & both) } else { (0, 0) };
+                (newest == 0 || self.ancestors(newest).all(|at| at != judge.last), told, stood)
+            }
         };
         let wrong = if gap.lost.is_some() { Wrong::Miscounted } else { Wrong::NeedlessGap };
-        self.judge = Judge { last: to, told, wrong: if right { judge.wrong } else { Some(wrong) } };
+        let wrong = if right { alone.then_some(Wrong::GapAlone) } else { Some(wrong) };
+        self.judge = Judge { last: to, told, stood: stood | 1 << to, wrong: judge.wrong.or(wrong) };
     }
 
-    pub fn sleep(&mut self, cursor: Position) {
-        let replay = Replay::new(cursor);
+    /// The listener keeps the position of what it heard last.
+    pub fn sleep(&mut self) {
+        self.naps += 1;
+        self.judge.stood = 1 << self.judge.last;
+        let replay = Replay::new(self.position(self.judge.last));
         *self = Self { replay, awake: false, subscribed: false, reading: Reading::No, look: None, ..self.clone() };
     }
 }
