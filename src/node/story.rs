@@ -177,17 +177,25 @@ impl Story {
 
     /// The history ends at `head`, before what stood already: a fail-over has lost its tail. What is remembered of it is
     /// appended again, in its order and with its nonces: behind the same entry it gets the same places, and nobody who
-    /// has heard it hears it again.
+    /// has heard it hears it again. If the history ends before all that is remembered, a gap says so.
     fn tell_again(&mut self, head: Position) {
         self.carried = 0;
         let known = self.stands.iter().position(|(at, _)| *at == head);
-        let lost = self.stands.split_off(known.map_or(0, |at| at + 1));
-        tracing::warn!(pair = %self.pair, events = lost.len(), "the broker lost events: they are told again");
-        self.stands.clear();
-        let again = lost.into_iter().map(|(_, draft)| draft).rev();
-        for draft in again.chain(known.is_none().then(|| lost_draft(None))) {
+        let lost = std::mem::take(&mut self.stands);
+        let drafts: Vec<_> = match known {
+            Some(at) => lost.into_iter().skip(at + 1).map(|(_, draft)| draft).collect(),
+            None if lost.is_empty() => return,
+            None => vec![lost_draft(None)],
+        };
+        tracing::warn!(pair = %self.pair, events = drafts.len(), exact = known.is_some(), "the broker lost events");
+        for draft in drafts.into_iter().rev() {
             self.waiting.push_front(Chapter { draft, lost: 0, reply: None });
         }
+    }
+
+    /// The pair's history has begun anew, and says so itself.
+    pub fn begin_anew(&mut self) {
+        self.stands.clear();
     }
 
     /// The end of the socket: what was not appended is handed on, in order. Who waits for a reply gets it now.

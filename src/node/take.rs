@@ -79,6 +79,9 @@ impl Node {
             };
             self.have_let_go(pair, &held, &mut patience).await?;
         }
+        if self.draining.is_cancelled() {
+            return Err(Failure::new(Fault::Draining, "the node is draining: come back, another one answers"));
+        }
         Err(Failure::new(Fault::Overloaded, "too many client sockets are opened for this pair at once: try again"))
     }
 

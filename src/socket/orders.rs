@@ -131,6 +131,9 @@ impl Client {
             JobDone::Left => return None,
             JobDone::Restored(known) => {
                 self.restoring = false;
+                if known == Some(true) {
+                    self.story.begin_anew();
+                }
                 return (known == Some(false)).then_some(Ending::Disowned);
             }
             JobDone::Saved => {
