@@ -56,7 +56,7 @@
 //! token: entries, claims, keys (`node::once`), and mail between nodes (`node::asked`).
 //!
 //! A node that falls silent loses its lease. Another one *condemns* it, which it can't undo by coming back, releases
-//! what it held under the fences that it had, adopts the pairs that it was to end, and buries it (`node::pulse`). Only
+//! what it held under the fences that it had, adopts the pairs that it was to end, and buries it (`node::burial`). Only
 //! who has seen the broker answer for a whole lease may judge: after an outage everyone's lease has run out.
 //! `tests/model_ownership.rs` walks through all of this in every order of steps, and says what each part is good for.
 //!

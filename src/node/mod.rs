@@ -6,6 +6,7 @@
 
 mod ask;
 mod asked;
+mod burial;
 mod drain;
 mod endings;
 mod feed;
@@ -23,7 +24,7 @@ mod take;
 use std::{
     sync::{
         Arc, OnceLock,
-        atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
     time::{Duration, SystemTime},
 };
@@ -160,6 +161,8 @@ pub struct Node {
     /// What a drain waits for: events of sockets that are gone, and sockets that are just opening.
     parting: AtomicUsize,
     lease: pulse::Lease,
+    /// Whether a burial is under way.
+    burying: AtomicBool,
     /// Groups that could not be left yet.
     unleft: parking_lot::Mutex<Vec<(Group, Member)>>,
 }
@@ -199,6 +202,7 @@ impl Node {
             asked: asked::Asked::default(),
             parting: AtomicUsize::new(0),
             lease: pulse::Lease::default(),
+            burying: AtomicBool::new(false),
             unleft: parking_lot::Mutex::default(),
         });
         node.broker.subscribe(&Topic::Node(id)).await?;

@@ -1,5 +1,5 @@
-//! The node's pulse: its lease, the burial of nodes that lost theirs, and the look at histories that finds a lost
-//! last event.
+//! The node's pulse: its lease, what it compares with the registry because of it, and the look at histories that finds
+//! a lost last event.
 
 use std::{
     collections::VecDeque,
@@ -10,25 +10,21 @@ use std::{
     time::Duration,
 };
 
-use futures_util::{FutureExt as _, StreamExt as _, TryFutureExt as _, TryStreamExt as _, future::BoxFuture, stream};
+use futures_util::FutureExt as _;
 use serde_json::{Value, json};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
-use super::{ClientMail, Facts, Node, parting::node_lost};
+use super::{ClientMail, Node, burial::all};
 use crate::{
-    broker::{Beat, BrokerError, Group, Member, Record, Step},
+    broker::{Beat, BrokerError},
     hub::Heard,
-    protocol::{Failure, Fence, NodeId, PairId, Topic},
+    protocol::{Failure, Fence, PairId, Topic},
 };
 
 /// A lost last event is found within this.
 const LOOK: Duration = Duration::from_secs(2);
-/// How many records of a dead node are looked at in one go.
+/// How many histories are looked at in one go.
 const BATCH: usize = 256;
-/// How many of them are worked on at a time.
-const AT_ONCE: usize = 32;
-/// How many groups that could not be left are remembered; beyond, they are left when this node is buried.
-const UNLEFT: usize = 65_536;
 /// How many client sockets are compared with the registry at each beat.
 const AUDIT: usize = 64;
 
@@ -44,6 +40,13 @@ pub(super) struct Lease {
 impl Default for Lease {
     fn default() -> Self {
         Self { begin: Instant::now(), until: AtomicU64::new(0), term: AtomicU64::new(0) }
+    }
+}
+
+impl Lease {
+    /// What is won from here on is given up again.
+    pub(super) fn give_up(&self) {
+        self.until.store(0, Relaxed);
     }
 }
 
@@ -73,13 +76,6 @@ impl Steady {
     fn for_a(&self, lease: Duration) -> bool {
         self.0.is_some_and(|since| since.elapsed() >= lease)
     }
-}
-
-/// Does all of it, not too much at a time.
-async fn all<'a>(work: impl Iterator<Item = BoxFuture<'a, Result<(), BrokerError>>>) -> Result<(), BrokerError> {
-    // Gathered first: the work of a portion is small, and its futures are told apart from where they come from.
-    let work: Vec<_> = work.collect();
-    stream::iter(work).buffer_unordered(AT_ONCE).try_collect().await
 }
 
 impl Node {
@@ -148,7 +144,7 @@ impl Node {
         self.retired.cancel();
     }
 
-    async fn one_beat(&self, pulse: &mut Pulse) {
+    async fn one_beat(self: &Arc<Self>, pulse: &mut Pulse) {
         let (sent, lease) = (Instant::now(), self.settings.lease);
         let beat = match self.beat().await {
             Ok(beat) => beat,
@@ -167,7 +163,7 @@ impl Node {
                 self.leave_what_was_not_left().await;
                 self.audit(&mut pulse.audited).await;
                 if pulse.steady.for_a(lease) {
-                    self.bury_the_dead().await;
+                    self.bury_the_dead();
                 }
             }
             // Lapsed; or that was said and not heard.
@@ -214,71 +210,6 @@ impl Node {
         }
     }
 
-    /// Releases what dead nodes held. Every survivor tries; the registry lets one succeed for each pair.
-    async fn bury_the_dead(&self) {
-        let Ok(nodes) = self.registry.nodes().await else { return };
-        for dead in nodes.into_iter().filter(|peer| peer.expired && peer.node != self.id) {
-            if let Err(error) = self.bury(dead.node).await {
-                tracing::warn!(node = %dead.node, error = &error as &dyn std::error::Error, "a dead node is not buried yet");
-            }
-        }
-    }
-
-    /// Releases all that a dead node held. Others may be at the same, be done before, and the node may be back by then:
-    /// so what was listed counts only if the node was under the same sentence before and after, and only under the
-    /// fences that were listed.
-    async fn bury(&self, dead: NodeId) -> Result<(), BrokerError> {
-        let Some(sentence) = self.registry.condemn(dead).await? else { return Ok(()) };
-        loop {
-            let mut held = self.registry.holdings(dead, BATCH).await?;
-            if self.registry.condemn(dead).await? != Some(sentence) {
-                return Ok(());
-            }
-            if dead == self.id {
-                held.kept.clear();
-            }
-            if held.pairs.is_empty() && held.members.is_empty() && held.kept.is_empty() {
-                break;
-            }
-            all(held.members.iter().map(|(group, member)| self.registry.leave(group, member).map_ok(drop).boxed()))
-                .await?;
-            all(held.pairs.iter().map(|(pair, nonce)| self.bury_socket(dead, *pair, *nonce).boxed())).await?;
-            all(held.kept.iter().map(|pair| self.adopt(dead, *pair).boxed())).await?;
-        }
-        tracing::info!(node = %dead, "a dead node is buried");
-        self.registry.bury(dead, sentence).await
-    }
-
-    /// Releases a pair that a dead node held, and tells how its client socket ended.
-    async fn bury_socket(&self, dead: NodeId, pair: PairId, nonce: u64) -> Result<(), BrokerError> {
-        let record = self.registry.look_up(pair).await?;
-        let Some(record) = record.filter(|r| r.holder == Some(dead) && r.fence.nonce == nonce) else {
-            return Ok(());
-        };
-        self.take_for_lost(pair, &record).await
-    }
-
-    /// Releases a pair from a client socket whose node can't, and tells how it ended.
-    pub(super) async fn take_for_lost(&self, pair: PairId, record: &Record) -> Result<(), BrokerError> {
-        let linger = Facts::read(&record.facts).map_or(self.settings.linger, |facts| facts.linger());
-        let last = [node_lost(record.fence)];
-        let keep = &self.settings.keep;
-        if self.registry.release(pair, record.fence, self.id, linger, &last, keep).await? == Step::Taken(()) {
-            self.lingering.add(pair, record.fence, linger);
-        }
-        Ok(())
-    }
-
-    /// Takes over a pair that waits for a client socket.
-    async fn adopt(&self, dead: NodeId, pair: PairId) -> Result<(), BrokerError> {
-        let Some(record) = self.registry.look_up(pair).await? else { return Ok(()) };
-        let keep = self.settings.keep.age;
-        if let Some(left) = self.registry.adopt(pair, record.fence, [dead, self.id], keep).await? {
-            self.lingering.add(pair, record.fence, left);
-        }
-        Ok(())
-    }
-
     /// This node may have been taken for dead: whatever others released meanwhile is not its own any more. True when
     /// all was looked at.
     async fn check_all(&self) -> bool {
@@ -319,41 +250,6 @@ impl Node {
     pub(super) fn leave_mail(&self, pair: PairId, mail: ClientMail) {
         if self.hub.send(pair, mail).is_err() {
             tracing::debug!(%pair, "it is gone already, or has too much mail");
-        }
-    }
-
-    /// Leaves a group; what can't be left now, is with a later beat.
-    pub(super) async fn leave(&self, group: Group, member: Member) {
-        if let Err(error) = self.registry.leave(&group, &member).await {
-            tracing::debug!(?group, id = member.id, error = &error as &dyn std::error::Error, "not left yet");
-            let mut unleft = self.unleft.lock();
-            if unleft.len() < UNLEFT {
-                unleft.push((group, member));
-            }
-        }
-    }
-
-    async fn leave_what_was_not_left(&self) {
-        let unleft = std::mem::take(&mut *self.unleft.lock());
-        for (group, member) in unleft {
-            self.leave(group, member).await;
-        }
-    }
-
-    /// Leaves the cluster in good order: what it still keeps is for the others at once, and when there is nothing, they
-    /// need not bury it.
-    async fn sign_off(&self) {
-        // What is won from here on is given up again.
-        self.lease.until.store(0, Relaxed);
-        let signed_off = async {
-            self.registry.resign(self.id).await?;
-            if self.registry.holdings(self.id, 1).await?.kept.is_empty() {
-                self.bury(self.id).await?;
-            }
-            Ok::<(), BrokerError>(())
-        };
-        if let Err(error) = signed_off.await {
-            tracing::debug!(error = &error as &dyn std::error::Error, "not signed off: the lease will run out");
         }
     }
 }
