@@ -43,6 +43,8 @@ pub struct Feed {
     replay: Replay,
     reading: Option<BoxFuture<'static, Result<Page, BrokerError>>>,
     due: std::collections::VecDeque<FeedItem>,
+    /// What was told last is a gap whose size nobody knows.
+    parted: bool,
     /// The beginning of the node's drain, until it is told.
     draining: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
 }
@@ -69,6 +71,7 @@ impl Feed {
             replay: Replay::new(after.unwrap_or_default()),
             reading: None,
             due: std::collections::VecDeque::new(),
+            parted: false,
             draining: Some(Box::pin(node.draining.clone().cancelled_owned())),
         };
         match after {
@@ -115,7 +118,7 @@ impl Feed {
             match heard {
                 Some(Heard::Event(..) | Heard::Head(_)) if missed => self.read(),
                 Some(Heard::Event(event, position, previous)) => match self.replay.admit(position, previous) {
-                    Admit::Next => return (event, position),
+                    Admit::Next => self.due(event, position),
                     Admit::Known => {}
                     Admit::Missing => self.read(),
                 },
@@ -151,26 +154,29 @@ impl Feed {
         }));
     }
 
+    /// Something is to be told next. A history that begins anew says so itself, and the listener sees it as well: of such
+    /// gaps in a row, whose size nobody knows, one is told.
+    fn due(&mut self, event: Arc<Event>, position: Position) {
+        let parted = event.kind == EventKind::Gap && event.data["lost"].is_null();
+        if !(std::mem::replace(&mut self.parted, parted) && parted) {
+            self.due.push_back((event, position));
+        }
+    }
+
+    fn due_gap(&mut self, data: Value, position: Position) {
+        self.due(Arc::new(Event { kind: EventKind::Gap, at: now_text(), data, cause: None }), position);
+    }
+
     fn take(&mut self, page: Page) {
         let turn = self.replay.page(page, PAGE);
         if let Some(Gap { lost, at }) = turn.gap {
-            let data = json!({ "lost": lost });
-            let gap = Event { kind: EventKind::Gap, at: now_text(), data, cause: None };
-            // A history that begins anew says itself that something is missing before it, and that nobody knows how much.
-            let said = turn.entries.first().and_then(|entry| Event::decode(&entry.payload).ok());
-            let said = said.is_some_and(|event| event.kind == EventKind::Gap && event.data["lost"].is_null());
-            if lost.is_some() || !said {
-                self.due.push_back((Arc::new(gap), at));
-            }
+            self.due_gap(json!({ "lost": lost }), at);
         }
         for entry in turn.entries {
             match Event::decode(&entry.payload) {
-                Ok(event) => self.due.push_back((Arc::new(event), entry.position)),
+                Ok(event) => self.due(Arc::new(event), entry.position),
                 // Kept by a newer version: said, not passed over.
-                Err(_) => {
-                    let gap = Event { kind: EventKind::Gap, at: now_text(), data: json!({"lost": 1}), cause: None };
-                    self.due.push_back((Arc::new(gap), entry.position));
-                }
+                Err(_) => self.due_gap(json!({"lost": 1}), entry.position),
             }
         }
         if turn.again {
