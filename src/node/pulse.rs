@@ -25,6 +25,8 @@ use crate::{
 const LOOK: Duration = Duration::from_secs(2);
 /// How many histories are looked at in one go.
 const BATCH: usize = 256;
+/// How much later than this one another node may find its way back to a broker that failed over.
+const STRAGGLING: Duration = Duration::from_secs(6);
 /// How many client sockets are compared with the registry at each beat.
 const AUDIT: usize = 64;
 
@@ -74,7 +76,7 @@ impl Steady {
     }
 
     fn for_a(&self, lease: Duration) -> bool {
-        self.0.is_some_and(|since| since.elapsed() >= lease)
+        self.0.is_some_and(|since| since.elapsed() >= lease.max(STRAGGLING))
     }
 }
 

@@ -1,6 +1,6 @@
 //! The fault suite: real processes under load, hundreds of pairs, and a ledger that is checked at the end of each run.
 //!
-//! `FAULT_PAIRS` (200) is the size of the load, `FAULT_ROUNDS` (2) how often each fault comes, over one cluster. Each
+//! `FAULT_PAIRS` (200) is the size of the load, `FAULT_ROUNDS` (1) how often each fault comes, over one cluster. Each
 //! run prints one line of numbers. Times here that are slept are the lengths of faults, never waits for a state.
 
 #[path = "../support/mod.rs"]

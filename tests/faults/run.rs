@@ -74,7 +74,7 @@ pub async fn run(
     mut inject: impl AsyncFnMut(&mut Stage, &Load, usize),
 ) {
     let _one = ONE.lock().await;
-    let (pairs, rounds) = (number("FAULT_PAIRS", 200), number("FAULT_ROUNDS", 2));
+    let (pairs, rounds) = (number("FAULT_PAIRS", 200), number("FAULT_ROUNDS", 1));
     let mut stage = stage.await;
     let memory = stage.used_memory().await;
     let load = Load::start(&stage, pairs, plan.style, plan.promises).await;
