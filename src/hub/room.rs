@@ -33,6 +33,12 @@ impl Room {
         }
     }
 
+    /// Whether a pair's client socket sits here.
+    #[must_use]
+    pub fn has(&self, pair: PairId) -> bool {
+        self.members.read().iter().any(|(member, _)| *member == pair)
+    }
+
     pub(super) fn add(&self, pair: PairId, outbox: &Arc<Outbox>) {
         self.members.write().push((pair, Arc::clone(outbox)));
     }

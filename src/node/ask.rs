@@ -146,7 +146,7 @@ impl Node {
     }
 
     async fn look_home(&self, pair: PairId) -> Result<Home, Failure> {
-        let record = self.registry.look_up(pair).await?.ok_or_else(|| not_found(pair))?;
+        let record = self.registry.look_up(pair).await?.ok_or_else(|| self.unknown(pair))?;
         if record.ended {
             return Err(gone());
         }

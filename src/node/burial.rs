@@ -77,7 +77,7 @@ impl Node {
     }
 
     /// Releases a pair that a dead node held, and tells how its client socket ended.
-    async fn bury_socket(&self, dead: NodeId, pair: PairId, nonce: u64) -> Result<(), BrokerError> {
+    pub(super) async fn bury_socket(&self, dead: NodeId, pair: PairId, nonce: u64) -> Result<(), BrokerError> {
         let record = self.registry.look_up(pair).await?;
         let Some(record) = record.filter(|r| r.holder == Some(dead) && r.fence.nonce == nonce) else {
             return Ok(());

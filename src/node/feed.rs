@@ -27,6 +27,8 @@ use crate::{
 const PAGE: usize = 256;
 /// How many live events may wait for a listener before it must read them again.
 const MAILBOX: usize = 256;
+/// How long a writer may take to repair a history that a fail-over cut short: it is not said to have parted before.
+const REPAIR: std::time::Duration = std::time::Duration::from_millis(1_500);
 /// How long to wait before a failed read is tried again.
 const RETRY: std::time::Duration = std::time::Duration::from_millis(250);
 
@@ -43,6 +45,8 @@ pub struct Feed {
     replay: Replay,
     reading: Option<BoxFuture<'static, Result<Page, BrokerError>>>,
     due: std::collections::VecDeque<FeedItem>,
+    /// A history that seemed to have parted was given the time to be repaired.
+    waited: bool,
     /// What was told last is a gap whose size nobody knows.
     parted: bool,
     /// The beginning of the node's drain, until it is told.
@@ -71,6 +75,7 @@ impl Feed {
             replay: Replay::new(after.unwrap_or_default()),
             reading: None,
             due: std::collections::VecDeque::new(),
+            waited: false,
             parted: false,
             draining: Some(Box::pin(node.draining.clone().cancelled_owned())),
         };
@@ -100,8 +105,12 @@ impl Feed {
                 let page = reading.await;
                 self.reading = None;
                 match page {
-                    Ok(page) => self.take(page),
-                    Err(_) => self.read_later(),
+                    Ok(page) if self.may_be_repaired(&page) => self.read_later(REPAIR),
+                    Ok(page) => {
+                        self.waited = false;
+                        self.take(page);
+                    }
+                    Err(_) => self.read_later(RETRY),
                 }
                 continue;
             }
@@ -137,6 +146,11 @@ impl Feed {
         }
     }
 
+    /// Once, after the broker was away: the page shows another history than was heard.
+    fn may_be_repaired(&mut self, page: &Page) -> bool {
+        self.replay.parts(page) && self.node.broker_is_healing() && !std::mem::replace(&mut self.waited, true)
+    }
+
     fn aside(&self, kind: EventKind, data: Value) -> FeedItem {
         (Arc::new(Event { kind, at: now_text(), data, cause: None }), self.replay.at())
     }
@@ -146,10 +160,10 @@ impl Feed {
         self.reading = Some(Box::pin(async move { broker.read(&topic, at, PAGE).await }));
     }
 
-    fn read_later(&mut self) {
+    fn read_later(&mut self, after: std::time::Duration) {
         let (broker, topic, at) = (Arc::clone(&self.node.broker), Topic::Pair(self.pair), self.replay.at());
         self.reading = Some(Box::pin(async move {
-            tokio::time::sleep(RETRY).await;
+            tokio::time::sleep(after).await;
             broker.read(&topic, at, PAGE).await
         }));
     }

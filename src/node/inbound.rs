@@ -1,11 +1,12 @@
 //! The one loop that reads what other nodes send. It serves everyone, so it never waits and never fails.
 
-use std::sync::Arc;
+use std::sync::{Arc, atomic::Ordering::Relaxed};
 
 use bytes::Bytes;
 use serde_json::json;
+use tokio::time::{Duration, Instant};
 
-use super::{ClientMail, Node, ReplyTo, ask::busy, asked::Heard as Known};
+use super::{ClientMail, Node, ReplyTo, ask::busy, asked::Heard as Known, sweep::SWEEPS};
 use crate::{
     broker::{Deliveries, Delivery, Entry},
     hub::Heard,
@@ -16,10 +17,15 @@ use crate::{
 pub(super) struct BrokerState {
     delivers: bool,
     answers: bool,
+    /// When live deliveries were last interrupted, or the lease was lost.
+    shaken: Option<Instant>,
 }
 
+/// How long after an interruption those who hold something may take to tell the broker again what it has lost.
+const HEALING: Duration = Duration::from_secs(6);
+
 impl BrokerState {
-    pub(super) const GOOD: Self = Self { delivers: true, answers: true };
+    pub(super) const GOOD: Self = Self { delivers: true, answers: true, shaken: None };
 
     fn good(&self) -> bool {
         self.delivers && self.answers
@@ -64,7 +70,7 @@ impl Node {
                 let reply = ReplyTo::Node(from, number);
                 let heard = match command.changes_nothing() {
                     true => Known::First,
-                    false => self.asked.hear(from, number, self.settings.command_timeout * 2),
+                    false => self.asked.hear((from, number), self.settings.command_timeout * 2),
                 };
                 match heard {
                     Known::First => self.deliver(pair, ClientMail::Command { command, cause, reply }),
@@ -75,7 +81,7 @@ impl Node {
             }
             Ok(Envelope::Mail(Mail::Yield { number, from, pair, held })) => {
                 let reply = ReplyTo::Node(from, number);
-                match self.asked.hear(from, number, self.settings.command_timeout * 2) {
+                match self.asked.hear((from, number), self.settings.command_timeout * 2) {
                     Known::First => self.deliver(pair, ClientMail::Yield { held, reply }),
                     // Slow is not silent: whoever waits is to know that this node lives.
                     Known::Running | Known::TooMany => {
@@ -110,8 +116,10 @@ impl Node {
     /// was asked to yield, and its story may have lost its end, if there is another primary.
     fn broker_delivers(&self, delivers: bool) {
         self.broker_state(|state| state.delivers = delivers);
+        self.broker_shaken();
         if delivers {
             self.hub.tell_all(&Heard::Lost);
+            self.sweeps.store(SWEEPS, Relaxed);
             for (pair, _) in self.hub.clients() {
                 self.leave_mail(pair, ClientMail::LookAgain);
             }
@@ -139,6 +147,16 @@ impl Node {
             }
             _ => {}
         }
+    }
+
+    pub(super) fn broker_shaken(&self) {
+        self.broker_state.lock().shaken = Some(Instant::now());
+    }
+
+    /// Whether the broker was away a moment ago, so that it may not know yet what it will be told again.
+    pub(super) fn broker_is_healing(&self) -> bool {
+        let state = self.broker_state.lock();
+        !state.good() || state.shaken.is_some_and(|since| since.elapsed() < HEALING.max(self.settings.lease))
     }
 
     /// Whether the broker could be reached when it was last tried.

@@ -19,12 +19,13 @@ mod parting;
 mod pulse;
 pub mod replay;
 mod story;
+mod sweep;
 mod take;
 
 use std::{
     sync::{
         Arc, OnceLock,
-        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
     time::{Duration, SystemTime},
 };
@@ -48,8 +49,8 @@ use crate::{
     broker::{Broker, BrokerError, Group, Keep, Link, Member, Registry},
     hub::{Hub, Outbox, Room},
     protocol::{
-        Cause, Command, Envelope, Failure, Fault, Fence, Format, Mail, NodeId, Reply, Run, Settings, TicketKeys,
-        Topic, Violations,
+        Cause, Command, Envelope, Failure, Fault, Fence, Format, Mail, NodeId, PairId, Reply, Run, Settings,
+        SiblingId, TicketKeys, Topic, Violations,
     },
 };
 
@@ -157,10 +158,16 @@ pub struct Node {
     /// Frames that the full queue to the broker did not take.
     unpublished: AtomicU64,
     /// Commands of other nodes that may come again.
-    asked: asked::Asked,
+    asked: asked::Asked<(NodeId, u64)>,
+    /// Commands with keys that were carried out here.
+    keyed: asked::Asked<(PairId, String)>,
+    /// The siblings that are here.
+    siblings: dashmap::DashSet<SiblingId>,
     /// What a drain waits for: events of sockets that are gone, and sockets that are just opening.
     parting: AtomicUsize,
     lease: pulse::Lease,
+    /// At how many more beats it is looked for what a fail-over brought back.
+    sweeps: AtomicU32,
     /// Whether a burial is under way.
     burying: AtomicBool,
     /// Groups that could not be left yet.
@@ -200,8 +207,11 @@ impl Node {
             lingering: linger::Lingering::default(),
             unpublished: AtomicU64::new(0),
             asked: asked::Asked::default(),
+            keyed: asked::Asked::default(),
+            siblings: dashmap::DashSet::new(),
             parting: AtomicUsize::new(0),
             lease: pulse::Lease::default(),
+            sweeps: AtomicU32::new(0),
             burying: AtomicBool::new(false),
             unleft: parking_lot::Mutex::default(),
         });
@@ -248,7 +258,7 @@ impl Node {
             // An asker that gave up is no error.
             ReplyTo::Here(waiting) => drop(waiting.send(outcome)),
             ReplyTo::Node(node, number) => {
-                self.asked.replied(node, number, &outcome);
+                self.asked.replied(&(node, number), &outcome);
                 self.post(node, &Mail::Reply { number, outcome });
             }
             ReplyTo::Keyed(keyed) => self.reply_keyed(*keyed, outcome),

@@ -3,12 +3,12 @@
 //! The node that is about to carry one out notes its key in the registry first, and keeps the reply there after the
 //! effect. A command that was refused before it had any effect is forgotten, so that it can be sent again.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, sleep};
 
-use super::{ClientMail, Node, ReplyTo, story::RETRY};
+use super::{ClientMail, Node, ReplyTo, asked::Heard, story::RETRY};
 use crate::{
     broker::Begun,
     hub::Absent,
@@ -17,6 +17,9 @@ use crate::{
 
 /// How often a note is tried to be taken back when the broker fails. It goes by itself in the end.
 const TAKING_BACK: u32 = 40;
+
+/// How long a command with a key is remembered here as well: for as long as a fail-over of the broker may take.
+const REMEMBERED_HERE: Duration = Duration::from_secs(60);
 
 /// Where the reply to a command with a key goes, and what it was.
 #[derive(Debug)]
@@ -54,9 +57,17 @@ impl Node {
                     let key = cause.key.clone().unwrap_or_default();
                     match node.begin(pair, &key, command.name()).await {
                         Ok(Once::Now(token)) => {
+                            let known = node.keyed.hear((pair, key.clone()), REMEMBERED_HERE);
                             let keyed = Keyed { pair, key, token, command: command.name(), to: reply };
-                            let reply = ReplyTo::Keyed(Box::new(keyed));
-                            node.hand_over(pair, ClientMail::Command { command, cause, reply });
+                            match known {
+                                Heard::First | Heard::TooMany => {
+                                    let reply = ReplyTo::Keyed(Box::new(keyed));
+                                    node.hand_over(pair, ClientMail::Command { command, cause, reply });
+                                }
+                                // The note of the first time was lost.
+                                Heard::Running => node.reply_keyed(keyed, Reply::Again),
+                                Heard::Replied(first) => node.reply_keyed(keyed, first),
+                            }
                         }
                         Ok(Once::Known(known)) => node.reply(reply, known),
                         Err(failure) => node.reply(reply, Reply::Failed(failure)),
@@ -121,13 +132,8 @@ impl Node {
 
     /// Keeps the outcome of a command with a key, or forgets it when it had no effect.
     pub(super) async fn settle(&self, pair: PairId, key: &str, token: u64, command: &str, outcome: &Reply) {
-        let untouched = match outcome {
-            Reply::NotHere | Reply::Again => true,
-            Reply::Failed(failure) => failure.fault.retryable(),
-            Reply::Done(_) => false,
-        };
         let kept = Kept { command: command.into(), reply: outcome.clone() };
-        let bytes = if untouched { None } else { rmp_serde::to_vec_named(&kept).ok().map(Into::into) };
+        let bytes = if had_no_effect(outcome) { None } else { rmp_serde::to_vec_named(&kept).ok().map(Into::into) };
         let settle = async || self.registry.settle(pair, key, token, bytes.clone(), self.settings.key_memory).await;
         for _ in 0..TAKING_BACK {
             if settle().await.is_ok() || self.stopped.run_until_cancelled(sleep(RETRY)).await.is_none() {
@@ -139,11 +145,24 @@ impl Node {
 
     /// Settles, and replies then.
     pub(super) fn reply_keyed(self: &Arc<Self>, keyed: Keyed, outcome: Reply) {
-        let node = Arc::clone(self);
+        let (node, name) = (Arc::clone(self), (keyed.pair, keyed.key.clone()));
+        match outcome {
+            Reply::Again => {}
+            _ if had_no_effect(&outcome) => self.keyed.forget(&name),
+            _ => self.keyed.replied(&name, &outcome),
+        }
         self.spawn("reply with a key", async move {
             node.settle(keyed.pair, &keyed.key, keyed.token, keyed.command, &outcome).await;
             node.reply(keyed.to, outcome);
         });
+    }
+}
+
+fn had_no_effect(outcome: &Reply) -> bool {
+    match outcome {
+        Reply::NotHere | Reply::Again => true,
+        Reply::Failed(failure) => failure.fault.retryable(),
+        Reply::Done(_) => false,
     }
 }
 

@@ -141,12 +141,20 @@ impl Node {
         if found.record.ended { Err(gone()) } else { Ok(found) }
     }
 
+    /// There is no record of a pair: or not yet, when the broker has lost its data and is just being told again.
+    pub(super) fn unknown(&self, pair: PairId) -> Failure {
+        if self.broker_is_healing() {
+            return Failure::new(Fault::BrokerUnavailable, "the broker has just come back: try again in a moment");
+        }
+        not_found(pair)
+    }
+
     /// Finds a pair, also after its end, for as long as its history is kept.
     ///
     /// # Errors
     /// [`Fault::NotFound`], or when the broker can't be reached.
     pub async fn find_even_ended(&self, pair: PairId) -> Result<Found, Failure> {
-        let record = self.registry.look_up(pair).await?.ok_or_else(|| not_found(pair))?;
+        let record = self.registry.look_up(pair).await?.ok_or_else(|| self.unknown(pair))?;
         let facts = Facts::read(&record.facts)
             .ok_or_else(|| Failure::new(Fault::Internal, "the pair was made by another version"))?;
         Ok(Found { record, facts })
@@ -336,12 +344,14 @@ impl Node {
     /// # Errors
     /// When the broker can't be reached.
     pub async fn count_in(&self, pair: PairId, sibling: SiblingId) -> Result<(), Failure> {
+        self.siblings.insert(sibling);
         self.registry.join(&Group::Siblings(pair), self.sibling(sibling), bytes::Bytes::new()).await?;
         Ok(())
     }
 
     /// Counts a sibling out.
     pub async fn count_out(&self, pair: PairId, sibling: SiblingId) {
+        self.siblings.remove(&sibling);
         self.leave(Group::Siblings(pair), self.sibling(sibling)).await;
     }
 

@@ -14,7 +14,7 @@ use futures_util::FutureExt as _;
 use serde_json::{Value, json};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
-use super::{ClientMail, Node, burial::all};
+use super::{ClientMail, Node, burial::all, sweep::Leftovers};
 use crate::{
     broker::{Beat, BrokerError},
     hub::Heard,
@@ -65,6 +65,7 @@ struct Pulse {
     condemned: Option<Instant>,
     /// The client sockets that are still to be looked at in this turn.
     audited: VecDeque<(PairId, Fence)>,
+    leftovers: Leftovers,
 }
 
 impl Steady {
@@ -164,6 +165,9 @@ impl Node {
                 self.renewed(sent);
                 self.leave_what_was_not_left().await;
                 self.audit(&mut pulse.audited).await;
+                if self.sweeps.load(Relaxed) > 0 && self.sweep(&mut pulse.leftovers).await.is_ok() {
+                    self.sweeps.fetch_sub(1, Relaxed);
+                }
                 if pulse.steady.for_a(lease) {
                     self.bury_the_dead();
                 }
@@ -172,6 +176,7 @@ impl Node {
             Beat::Kept | Beat::Lapsed => {
                 pulse.condemned = None;
                 self.lease.term.fetch_add(1, Relaxed);
+                self.broker_shaken();
                 tracing::warn!("this node's lease had run out: checking what it still holds");
                 if self.check_all().await {
                     self.renewed(sent);

@@ -103,6 +103,18 @@ impl Replay {
         again || head.offset > self.at.offset || (head.offset == self.at.offset && head.nonce != self.at.nonce)
     }
 
+    /// Whether this page shows that the history is another one than was heard so far: it may be about to be repaired.
+    #[must_use]
+    pub fn parts(&self, page: &Page) -> bool {
+        let parts = match page.oldest {
+            None => self.at != Position::START,
+            Some((oldest, previous)) => {
+                !page.known && previous != self.at && oldest.offset <= self.at.offset.saturating_add(1)
+            }
+        };
+        parts && !self.parted
+    }
+
     /// The history after [`Replay::at`] was read; `limit` is what was asked for.
     pub fn page(&mut self, page: Page, limit: usize) -> Turn {
         let Some((oldest, previous)) = page.oldest else {

@@ -13,7 +13,7 @@ use tokio::{
 
 use super::{
     ClientMail, Facts, Node, Parting, ReplyTo,
-    ask::{BETWEEN_LOOKS, gone, not_found},
+    ask::{BETWEEN_LOOKS, gone},
     story::RETRY,
 };
 use crate::{
@@ -71,7 +71,7 @@ impl Node {
                 }
                 Ok(Claim::Held(record)) => record,
                 Ok(Claim::Ended) => return Err(gone()),
-                Ok(Claim::Missing) => return Err(not_found(pair)),
+                Ok(Claim::Missing) => return Err(self.unknown(pair)),
                 Err(error) => {
                     self.disclaim(pair, nonce, facts.clone());
                     return Err(error.into());

@@ -103,12 +103,15 @@ pub async fn serve_sibling(
         sibling.greet(&caller, id, &feed, state);
         let closing = sibling.run(&mut feed, &mut reader, &mut writer).await;
         drop(feed);
-        node.count_out(pair, id).await;
-        if let Some(closing) = closing {
-            writer.close(&closing);
-            let queue = (closing.code != CloseCode::TooSlow.number()).then_some(&sibling.outbox);
-            Box::pin(farewell::part(&mut reader, &mut writer, queue, farewell::LONGEST)).await;
-        }
+        // Side by side: neither a slow broker nor a slow peer keeps the other waiting.
+        let parting = async {
+            if let Some(closing) = closing {
+                writer.close(&closing);
+                let queue = (closing.code != CloseCode::TooSlow.number()).then_some(&sibling.outbox);
+                Box::pin(farewell::part(&mut reader, &mut writer, queue, farewell::LONGEST)).await;
+            }
+        };
+        tokio::join!(node.count_out(pair, id), parting);
     }
 }
 
