@@ -44,6 +44,10 @@ impl Node {
     async fn bury_all(&self) {
         let Ok(nodes) = self.registry.nodes().await else { return };
         for dead in nodes.into_iter().filter(|peer| peer.expired && peer.node != self.id) {
+            // A new primary may have lost beats that the old one took, and others may still be on their way to it.
+            if self.broker_is_healing() {
+                return;
+            }
             if let Err(error) = self.bury(dead.node).await {
                 let error = &error as &dyn std::error::Error;
                 tracing::warn!(node = %dead.node, error, "a dead node is not buried yet");

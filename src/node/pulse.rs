@@ -168,7 +168,7 @@ impl Node {
                 if self.sweeps.load(Relaxed) > 0 && self.sweep(&mut pulse.leftovers).await.is_ok() {
                     self.sweeps.fetch_sub(1, Relaxed);
                 }
-                if pulse.steady.for_a(lease) {
+                if pulse.steady.for_a(lease) && !self.broker_is_healing() {
                     self.bury_the_dead();
                 }
             }
