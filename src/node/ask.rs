@@ -111,10 +111,12 @@ impl Node {
                     // The first look at it posts it.
                     let answered = poll!(waiting.as_mut());
                     drop(turn);
-                    match answered {
-                        Poll::Ready(reply) => reply?,
-                        Poll::Pending => waiting.await?,
-                    }
+                    let answered = match answered {
+                        Poll::Ready(reply) => reply,
+                        Poll::Pending => waiting.await,
+                    };
+                    // Whoever asks next looks whether it is still there.
+                    answered.inspect_err(|_| self.hub.set_home(pair, None))?
                 }
             };
             match reply {

@@ -72,15 +72,21 @@ impl Lookout {
                 None => tokio::time::sleep(PAUSE).await,
             }
         };
-        let opened = lookout.open(&view.owners, end.saturating_duration_since(Instant::now())).await;
-        let failed = opened.values().find_map(|outcome| outcome.as_ref().err().cloned());
-        if let Some(error) = failed {
+        let opened = loop {
+            let opened = lookout.open(&view.owners, end.saturating_duration_since(Instant::now())).await;
+            let Some(error) = opened.values().find_map(|outcome| outcome.as_ref().err().cloned()) else {
+                break opened;
+            };
             for lane in opened.into_values().flatten() {
                 lane.close();
             }
-            lookout.topology.close().await;
-            return Err(error);
-        }
+            // A server that is just starting refuses connections for a moment.
+            if *error.kind() != ErrorKind::IO || Instant::now() + JOIN >= end {
+                lookout.topology.close().await;
+                return Err(error);
+            }
+            tokio::time::sleep(PAUSE * 5).await;
+        };
         lookout.follow(&view, opened).await;
         if shared.board.lanes().is_empty() {
             return Err(Error::new(ErrorKind::Cluster, "no primary has any slots"));
