@@ -36,8 +36,9 @@
 //! **A command.** `socket::sibling` decodes it → `Calls::answer` checks grant and params →
 //! [`Node::ask`](node::Node::ask) finds the node that has the client socket → its `node::inbound` (or nobody, if it is
 //! this one) → `Client::obey` → [`Node::reply`](node::Node::reply) after the effect → `pending` of the asking node →
-//! wire. Mail without a reply is sent again, and known again. Many are in flight at a time, and none waits for another. A command with a key is noted in the registry
-//! before it is carried out (`node::once`), so that sending it again is safe.
+//! wire. Many are in flight at a time, and none waits for another. Mail that gets no reply is sent again, and not
+//! carried out again. A command with a key is noted in the registry before it is carried out (`node::once`), so that
+//! sending it again is safe.
 //!
 //! **An event.** The client's actor raises it in its [`Story`](node::Story) → `Broker::append`: one atomic step that
 //! keeps the entry and publishes the same entry under the same position → `node::inbound` of every node with a
@@ -65,7 +66,8 @@
 //! their [`Parting`](node::Parting). Deliveries that may have been lost are announced as
 //! [`Delivery::Lost`](broker::Delivery::Lost): feeds read again, and stories look whether their last entry still stands.
 //! If a fail-over took it back, they append again what they remember of it, and it gets the same places. A broker that
-//! came back empty is told again by those who hold something ([`Registry::restore`](broker::Registry::restore)).
+//! came back empty is told again by those who hold something ([`Registry::restore`](broker::Registry::restore)); what a
+//! fail-over brought back that was long given up is given up again (`node::sweep`).
 //! Redis Cluster and Sentinel are several *lanes* and a lookout of `broker::redis`; nobody above knows of them.
 //!
 //! # What is not here
