@@ -16,7 +16,7 @@ use super::field::{dial, post};
 use super::ledger::Violation;
 use super::load::{HEALING, Load};
 use super::record::Act;
-use super::stage::{HISTORY, KEYS, KEYS_CAN_BE_SET, NODES, Stage};
+use super::stage::{HISTORY, KEYS, NODES, Stage};
 use crate::support::{is_kept, kind_of};
 
 /// How much more memory than at its start Redis may use at the end: scripts, buffers of connections and of the log.
@@ -219,13 +219,13 @@ pub async fn end_pairs(stage: &Stage, load: &Load) -> Vec<Violation> {
 
 /// Keys that may be there while nodes run, or because nobody waits for them.
 fn may_stay(key: &str) -> bool {
-    key == "sib:{nodes}:alive" || key == "sib:{nodes}:value" || (!KEYS_CAN_BE_SET && key.contains("}:command:"))
+    key == "sib:{nodes}:alive" || key == "sib:{nodes}:value"
 }
 
 /// After the history's time only the nodes' leases are left; after the nodes' end, nothing.
 pub async fn nothing_stays(stage: &mut Stage, memory_before: u64) -> Vec<Violation> {
     let mut wrong = Vec::new();
-    let patience = HISTORY + if KEYS_CAN_BE_SET { KEYS } else { Duration::ZERO } + LATE;
+    let patience = HISTORY + KEYS + LATE;
     let left = keys_left(stage, patience, may_stay).await;
     if !left.is_empty() {
         wrong.push(said(

@@ -18,9 +18,7 @@ pub const LEASE: Duration = Duration::from_secs(2);
 /// How long histories are kept, which is how long the end of a run takes.
 pub const HISTORY: Duration = Duration::from_secs(15);
 /// How long a command's key is remembered: longer than any command here is sent again.
-pub const KEYS: Duration = Duration::from_secs(60);
-/// Whether nodes can be told [`KEYS`]. Without that, keys are remembered for ten minutes, and nobody waits for those.
-pub const KEYS_CAN_BE_SET: bool = true;
+pub const KEYS: Duration = Duration::from_secs(30);
 
 /// Long, for faults that are to be shorter than a lease also on a slow machine.
 pub const LONG_LEASE: Duration = Duration::from_secs(15);
