@@ -7,7 +7,10 @@
 //! A primary that refuses a command has not carried it out, so the same command may be sent to the one that it names,
 //! or once more when the fail-over is through. Anything else that goes wrong is told to the caller at once.
 
-use std::time::Duration;
+use std::{
+    sync::atomic::{AtomicBool, Ordering::Relaxed},
+    time::Duration,
+};
 
 use fred::{
     clients::Client,
@@ -27,7 +30,9 @@ use super::{connect::ANSWER, live::Shared};
 const PAUSE: Duration = Duration::from_millis(30);
 
 pub(super) struct Commands {
-    pub(super) shared: Shared,
+    shared: Shared,
+    /// Whether one has failed since that was last asked.
+    failed: AtomicBool,
 }
 
 /// What a primary says of a command that it did not carry out.
@@ -58,8 +63,20 @@ fn custom(name: &'static str) -> CustomCommand {
 }
 
 impl Commands {
+    pub(super) fn new(shared: Shared) -> Self {
+        Self { shared, failed: AtomicBool::new(false) }
+    }
+
+    pub(super) fn take_failed(&self) -> bool {
+        self.failed.swap(false, Relaxed)
+    }
+
     /// Sends one command to where `key` is.
     pub(super) async fn send(&self, key: &str, name: &'static str, args: Vec<Value>) -> Result<Value, Error> {
+        self.try_to_send(key, name, args).await.inspect_err(|_| self.failed.store(true, Relaxed))
+    }
+
+    async fn try_to_send(&self, key: &str, name: &'static str, args: Vec<Value>) -> Result<Value, Error> {
         let board = &self.shared.board;
         let end = Instant::now() + ANSWER;
         let mut last = Error::new(ErrorKind::IO, "there is no connection to the primary");

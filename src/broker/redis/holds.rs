@@ -5,7 +5,7 @@
 //! whoever reads it compares it with what it stands for. Each entry carries the claim's nonce, or the joining's mark:
 //! so an old entry's removal can't hit the new one of the same thing.
 
-use std::{collections::VecDeque, time::Duration};
+use std::{collections::HashSet, time::Duration};
 
 use bytes::Bytes;
 use fred::types::Value;
@@ -25,36 +25,45 @@ use crate::{
 /// How many entries are compared in one go.
 const PAGE: usize = 256;
 
-/// How many times as many are looked at with one beat.
-const PORTIONS: usize = 8;
-/// How long an entry is let alone: what it is to stand for may be on its way, for as long as an answer may take.
+/// How long an entry that stands for nothing is let alone: what it is to stand for may be on its way.
 const DOUBT: Duration = Duration::from_secs(5);
-/// How many entries may be in doubt. Beyond, the oldest wait for the node's burial.
-const DOUBTS: usize = 65_536;
+/// How often a node's list is looked through after something went wrong.
+const LOOKS: u32 = 3;
 
-/// Entries of which it is not certain that they stand for something.
+/// Whether a node's list may have entries that stand for nothing. Each call that fails may leave some behind.
 #[derive(Default)]
-pub(super) struct Doubts(Mutex<VecDeque<(Instant, NodeId, Hold)>>);
+pub(super) struct Doubts(Mutex<Look>);
+
+#[derive(Default)]
+struct Look {
+    /// How many are still due.
+    due: u32,
+    last: Option<Instant>,
+    /// What stood for nothing at the last one.
+    stale: HashSet<String>,
+}
 
 impl Doubts {
-    fn note(&self, node: NodeId, hold: Hold) {
-        let mut doubts = self.0.lock();
-        if doubts.len() >= DOUBTS {
-            doubts.pop_front();
+    /// Whether it is time to look, when something has failed (again) or not.
+    fn is_due(&self, failed: bool) -> bool {
+        let mut look = self.0.lock();
+        if failed {
+            look.due = LOOKS;
         }
-        doubts.push_back((Instant::now(), node, hold));
-    }
-
-    /// The next page of a node's own that is old enough. Others' are their own nodes' to settle.
-    fn due(&self, node: NodeId) -> Vec<Hold> {
-        let mut doubts = self.0.lock();
-        let mut due = Vec::new();
-        while due.len() < PAGE && doubts.front().is_some_and(|(since, ..)| since.elapsed() >= DOUBT) {
-            if let Some((.., hold)) = doubts.pop_front().filter(|(_, of, _)| *of == node) {
-                due.push(hold);
-            }
+        let due = look.due > 0 && look.last.is_none_or(|last| last.elapsed() >= DOUBT);
+        if due {
+            look.due -= 1;
+            look.last = Some(Instant::now());
         }
         due
+    }
+
+    /// What stands for nothing, now and at the look before.
+    fn settle(&self, stale: Vec<String>) -> Vec<String> {
+        let mut look = self.0.lock();
+        let both = stale.iter().filter(|entry| look.stale.contains(*entry)).cloned().collect();
+        look.stale = stale.into_iter().collect();
+        both
     }
 }
 
@@ -119,8 +128,7 @@ pub(super) fn read_member(mut bytes: Bytes) -> Result<(NodeId, Mark, Bytes), Bro
 }
 
 impl Redis {
-    /// Takes something by a script, and notes that before. When the script's answer is lost, the entry may be one too
-    /// many.
+    /// Takes something by a script, and notes that before.
     pub(super) async fn take(
         &self,
         (node, hold): (NodeId, &Hold),
@@ -128,45 +136,20 @@ impl Redis {
         keys: Vec<String>,
         args: Vec<Value>,
     ) -> Result<Value, BrokerError> {
-        let noted = self.commands.zadd(self.keys.holds(node), hold.write()).await.map_err(unavailable);
-        let taken = match noted {
-            Ok(()) => script.call(&self.commands, keys, args).await,
-            Err(error) => Err(error),
-        };
-        if taken.is_err() {
-            self.doubts.note(node, hold.clone());
-        }
-        taken
+        self.commands.zadd(self.keys.holds(node), hold.write()).await.map_err(unavailable)?;
+        script.call(&self.commands, keys, args).await
     }
 
     /// After something was given up. It is so whether or not this works: an entry too many is found by its readers.
     pub(super) async fn strike(&self, node: NodeId, hold: &Hold) {
-        let struck = self.commands.zrem(self.keys.holds(node), vec![hold.write()]).await;
-        if let Err(error) = struck {
-            tracing::debug!(%node, ?hold, %error, "an entry too many stays in a node's list");
-            self.doubts.note(node, hold.clone());
-        }
+        self.strike_all(node, vec![hold.write()]).await;
     }
 
-    /// Strikes those entries that came into doubt a while ago and stand for nothing.
+    /// Strikes what calls that failed have left in a node's own list.
     pub(super) async fn settle_doubts(&self, node: NodeId) -> Result<(), BrokerError> {
-        for _ in 0..PORTIONS {
-            let portion = self.doubts.due(node);
-            if portion.is_empty() {
-                break;
-            }
-            match self.compare(node, portion.clone()).await {
-                Ok(standing) => {
-                    let stale = portion.iter().filter(|hold| !standing.contains(hold)).map(Hold::write).collect();
-                    self.strike_all(node, stale).await;
-                }
-                Err(error) => {
-                    for hold in portion {
-                        self.doubts.note(node, hold);
-                    }
-                    return Err(error);
-                }
-            }
+        if self.doubts.is_due(self.commands.take_failed()) {
+            let stale = self.doubts.settle(self.stale_holds(node).await?);
+            self.strike_all(node, stale).await;
         }
         Ok(())
     }

@@ -96,7 +96,7 @@ pub async fn connect(
     };
     Lookout::start(target, &shared, sender, tasks, stop).await.map_err(unavailable)?;
     tracing::info!(%node, "connected to redis");
-    let commands = Commands { shared: shared.clone() };
+    let commands = Commands::new(shared.clone());
     let redis = Arc::new(Redis { commands, keys, shared, doubts: Doubts::default(), stop: stop.clone() });
     Ok(Link { broker: redis.clone(), registry: redis, deliveries })
 }

@@ -284,7 +284,9 @@ impl Registry for Redis {
             1 => Beat::Kept,
             _ => return Ok(Beat::Condemned),
         };
-        self.settle_doubts(node).await?;
+        if let Err(error) = self.settle_doubts(node).await {
+            tracing::debug!(%node, error = &error as &dyn std::error::Error, "a node's list was not looked through");
+        }
         Ok(beat)
     }
 
