@@ -31,7 +31,8 @@ pub(super) enum Heard {
 pub(super) struct Asked<K>(Mutex<Inside<K>>);
 
 struct Inside<K> {
-    replies: HashMap<K, Option<Reply>>,
+    replies: HashMap<K, (Instant, Option<Reply>)>,
+    /// All that were heard, the oldest first; one that was forgotten meanwhile and heard again stands here twice.
     order: VecDeque<(Instant, K)>,
 }
 
@@ -47,16 +48,18 @@ impl<K: Clone + Eq + Hash> Asked<K> {
         let now = Instant::now();
         let mut inside = self.0.lock();
         while inside.order.front().is_some_and(|(at, _)| now.duration_since(*at) > memory) {
-            if let Some((_, old)) = inside.order.pop_front() {
+            if let Some((at, old)) = inside.order.pop_front()
+                && inside.replies.get(&old).is_some_and(|(heard, _)| *heard == at)
+            {
                 inside.replies.remove(&old);
             }
         }
         let full = inside.order.len() >= MOST;
         match inside.replies.entry(ask.clone()) {
-            Entry::Occupied(known) => known.get().clone().map_or(Heard::Running, Heard::Replied),
+            Entry::Occupied(known) => known.get().1.clone().map_or(Heard::Running, Heard::Replied),
             Entry::Vacant(_) if full => Heard::TooMany,
             Entry::Vacant(place) => {
-                place.insert(None);
+                place.insert((now, None));
                 inside.order.push_back((now, ask));
                 Heard::First
             }
@@ -66,7 +69,7 @@ impl<K: Clone + Eq + Hash> Asked<K> {
     /// It is answered with this.
     pub(super) fn replied(&self, ask: &K, reply: &Reply) {
         if let Some(known) = self.0.lock().replies.get_mut(ask) {
-            *known = Some(reply.clone());
+            known.1 = Some(reply.clone());
         }
     }
 
@@ -94,6 +97,12 @@ mod tests {
         assert_eq!(asked.hear((one, 8), memory), Heard::First, "what was never asked was never answered");
         asked.forget(&(one, 7));
         assert_eq!(asked.hear((one, 7), memory), Heard::First, "it had no effect");
+        tokio::time::advance(memory / 2).await;
+        asked.forget(&(one, 7));
+        assert_eq!(asked.hear((one, 7), memory), Heard::First);
+        tokio::time::advance(memory * 3 / 4).await;
+        assert_eq!(asked.hear((two, 8), memory), Heard::First);
+        assert_eq!(asked.hear((one, 7), memory), Heard::Running, "it counts from when it was heard again");
         tokio::time::advance(memory * 2).await;
         assert_eq!(asked.hear((one, 9), memory), Heard::First);
         assert_eq!(asked.0.lock().replies.len(), 1, "what can't come again is forgotten");

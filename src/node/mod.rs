@@ -49,7 +49,7 @@ use crate::{
     broker::{Broker, BrokerError, Group, Keep, Link, Member, Registry},
     hub::{Hub, Outbox, Room},
     protocol::{
-        Cause, Command, Envelope, Failure, Fault, Fence, Format, Mail, NodeId, PairId, Reply, Run, Settings,
+        Cause, Command, Envelope, Failure, Fault, Fence, Format, Mail, NodeId, Reply, Run, Settings,
         SiblingId, TicketKeys, Topic, Violations,
     },
 };
@@ -160,7 +160,7 @@ pub struct Node {
     /// Commands of other nodes that may come again.
     asked: asked::Asked<(NodeId, u64)>,
     /// Commands with keys that were carried out here.
-    keyed: asked::Asked<(PairId, String)>,
+    keyed: asked::Asked<once::Name>,
     /// The siblings that are here.
     siblings: dashmap::DashSet<SiblingId>,
     /// What a drain waits for: events of sockets that are gone, and sockets that are just opening.

@@ -5,6 +5,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, sleep};
 
@@ -15,8 +16,8 @@ use crate::{
     protocol::{Failure, Fault, PairId, Reply},
 };
 
-/// How often a note is tried to be taken back when the broker fails. It goes by itself in the end.
-const TAKING_BACK: u32 = 40;
+/// How often a key is tried to be settled while the broker fails. Its note goes by itself in the end.
+const TRIES: u32 = 40;
 
 /// How long a command with a key is remembered here as well: for as long as a fail-over of the broker may take.
 const REMEMBERED_HERE: Duration = Duration::from_secs(60);
@@ -30,6 +31,9 @@ pub struct Keyed {
     command: &'static str,
     to: ReplyTo,
 }
+
+/// What a command with a key is remembered by on this node.
+pub(super) type Name = (PairId, String, &'static str);
 
 /// What is kept under a key.
 #[derive(Serialize, Deserialize)]
@@ -57,7 +61,7 @@ impl Node {
                     let key = cause.key.clone().unwrap_or_default();
                     match node.begin(pair, &key, command.name()).await {
                         Ok(Once::Now(token)) => {
-                            let known = node.keyed.hear((pair, key.clone()), REMEMBERED_HERE);
+                            let known = node.keyed.hear((pair, key.clone(), command.name()), REMEMBERED_HERE);
                             let keyed = Keyed { pair, key, token, command: command.name(), to: reply };
                             match known {
                                 Heard::First | Heard::TooMany => {
@@ -114,13 +118,23 @@ impl Node {
     fn take_back(self: &Arc<Self>, pair: PairId, key: &str, token: u64) {
         let (node, key) = (Arc::clone(self), key.to_owned());
         self.spawn("take back a key", async move {
-            for _ in 0..TAKING_BACK {
-                let settled = node.registry.settle(pair, &key, token, None, node.settings.key_memory).await;
-                if settled.is_ok() || node.stopped.run_until_cancelled(sleep(RETRY)).await.is_none() {
-                    return;
-                }
-            }
+            // What can't be taken back goes by itself.
+            node.settle_in_the_end(pair, &key, token, None).await;
         });
+    }
+
+    /// Settles a key, trying again while the broker fails. False when that took too long.
+    async fn settle_in_the_end(&self, pair: PairId, key: &str, token: u64, kept: Option<Bytes>) -> bool {
+        for _ in 0..TRIES {
+            let settled = self.registry.settle(pair, key, token, kept.clone(), self.settings.key_memory).await;
+            if settled.is_ok() {
+                return true;
+            }
+            if self.stopped.run_until_cancelled(sleep(RETRY)).await.is_none() {
+                break;
+            }
+        }
+        false
     }
 
     /// What became of a command with a key, when its pair's client socket is not there (any more) to say; `None` when
@@ -134,18 +148,14 @@ impl Node {
     pub(super) async fn settle(&self, pair: PairId, key: &str, token: u64, command: &str, outcome: &Reply) {
         let kept = Kept { command: command.into(), reply: outcome.clone() };
         let bytes = if had_no_effect(outcome) { None } else { rmp_serde::to_vec_named(&kept).ok().map(Into::into) };
-        let settle = async || self.registry.settle(pair, key, token, bytes.clone(), self.settings.key_memory).await;
-        for _ in 0..TAKING_BACK {
-            if settle().await.is_ok() || self.stopped.run_until_cancelled(sleep(RETRY)).await.is_none() {
-                return;
-            }
+        if !self.settle_in_the_end(pair, key, token, bytes).await {
+            tracing::warn!(%pair, "the reply to a command could not be kept");
         }
-        tracing::warn!(%pair, "the reply to a command could not be kept");
     }
 
     /// Settles, and replies then.
     pub(super) fn reply_keyed(self: &Arc<Self>, keyed: Keyed, outcome: Reply) {
-        let (node, name) = (Arc::clone(self), (keyed.pair, keyed.key.clone()));
+        let (node, name) = (Arc::clone(self), (keyed.pair, keyed.key.clone(), keyed.command));
         match outcome {
             Reply::Again => {}
             _ if had_no_effect(&outcome) => self.keyed.forget(&name),
