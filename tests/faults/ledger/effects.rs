@@ -103,12 +103,26 @@ fn answers(book: &Book, page: &Page, order: &Order, about: &str, found: &mut Fin
     }
 }
 
+/// From when on a pushed frame may be written: in a pipe that was paused before, not before that is over.
+fn released(page: &Page, order: &Order, answered: Ms) -> Ms {
+    let stops = |other: &&Order| matches!(other.act, Act::Pause | Act::Resume);
+    let at = page.orders.iter().position(|other| other.key == order.key).unwrap_or(page.orders.len());
+    match page.orders[..at].iter().rev().find(stops) {
+        Some(before) if before.act == Act::Pause => {
+            let resumed = page.orders[at..].iter().find(|other| other.act == Act::Resume);
+            resumed.and_then(|resume| resume.answer.as_ref()).map_or(Ms::MAX, |(at, _)| *at)
+        }
+        _ => answered,
+    }
+}
+
 /// Whether an effect need not be seen: its event may lie in an announced gap, its pipe may have ended before the
 /// frame was written.
 fn excused(page: &Page, order: &Order, answered: Ms) -> bool {
     if order.act == Act::Push {
+        let released = released(page, order, answered);
         return page.pipes.iter().any(|pipe| {
-            let ended = pipe.ended.as_ref().is_some_and(|(at, ..)| *at <= answered + ON_THE_WAY);
+            let ended = pipe.ended.as_ref().is_some_and(|(at, ..)| *at <= released.saturating_add(ON_THE_WAY));
             let there = pipe.ended.as_ref().is_none_or(|(at, ..)| *at + SLACK >= order.first_sent);
             ended && there && pipe.opened <= answered
         });

@@ -185,6 +185,24 @@ fn a_doubled_and_a_missing_push_are_reported() {
         page.pipes[0].ended.as_mut().unwrap().0 = 900;
     });
     assert!(found.violations.is_empty(), "its pipe ended: {:#?}", found.violations);
+    // A pipe that is paused writes nothing before it goes on.
+    let paused = |resumed: u64| {
+        falsified(|page| {
+            page.pipes[0].got.remove(2);
+            for (at, act, key, kind, answered) in
+                [(1, Act::Pause, "p", "client.paused", 600), (3, Act::Resume, "r", "client.unpaused", resumed)]
+            {
+                let mut order = order(act, key, json!({}), json!({}));
+                order.answer.as_mut().unwrap().0 = answered;
+                page.orders.insert(at, order);
+                let told = event(10 + at, kind, &json!({}), Some(key));
+                page.told.push(told.clone());
+                page.heard.push(Heard { when: 1_000, said: 1_000, params: told });
+            }
+        })
+    };
+    reported(&paused(30_000), "effects", "took no effect");
+    assert!(paused(45_000).violations.is_empty(), "its pipe ended: {:#?}", paused(45_000).violations);
     reported(&falsified(|page| page.pipes[0].got.push(Frame::Pushed("p 9".into()))), "effects", "nobody pushed");
 }
 
