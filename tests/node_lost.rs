@@ -100,6 +100,33 @@ async fn what_a_stopped_node_still_heard_reaches_nobody() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_command_that_finds_a_stopped_node_takes_effect_where_the_pair_is_now() {
+    let patient = Settings::new().set("NODE_LEASE_SECONDS", 2).set("COMMAND_TIMEOUT_SECONDS", 60);
+    let cluster = Cluster::redis(2, &patient).await;
+    let (a, b) = (cluster.node(0), cluster.node(1));
+    let pair = Pair::make(b, "hall", "text").await;
+    let mut sibling = Sibling::open(b, &pair).await;
+    let mut old = ClientSocket::open(a, &pair).await;
+    sibling.event("client.opened").await;
+    a.signal("STOP");
+    // On its way to the node that has the client socket, and read there when it has it no more.
+    let push = sibling.ask("client.push", json!({"text": "where are you"})).await;
+    let keyed = sibling.ask("client.push", json!({"text": "and still", "key": "k"})).await;
+    assert_eq!(sibling.event("client.closed").await["data"]["by"], "node_lost");
+    let mut new = ClientSocket::open(b, &pair).await;
+    sibling.event("client.opened").await;
+    a.signal("CONT");
+    for id in [push, keyed] {
+        assert!(sibling.reply(id).await.is_ok());
+    }
+    let mut texts = [new.next_text().await, new.next_text().await];
+    texts.sort();
+    assert_eq!(texts, ["and still", "where are you"]);
+    old.closed().await;
+    assert_eq!(old.received(), 0, "nothing took effect on the socket that was lost");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn pairs_that_wait_are_ended_by_whoever_is_left() {
     let settings = Settings::new().set("NODE_LEASE_SECONDS", 1).set("DRAIN_SECONDS", 1);
     let mut cluster = Cluster::redis(3, &settings).await;

@@ -131,6 +131,11 @@ impl Node {
         self.broker_state(|state| state.answers = answers);
     }
 
+    /// Whether the registry did not take the last beat.
+    pub(super) fn broker_is_silent(&self) -> bool {
+        !self.broker_state.lock().answers
+    }
+
     /// Siblings hear when the broker is lost and when it is back: in which way it failed does not matter to them.
     fn broker_state(&self, change: impl FnOnce(&mut BrokerState)) {
         let mut state = self.broker_state.lock();

@@ -69,7 +69,7 @@ impl Node {
                                     node.hand_over(pair, ClientMail::Command { command, cause, reply });
                                 }
                                 // The note of the first time was lost.
-                                Heard::Running => node.reply_keyed(keyed, Reply::Again),
+                                Heard::Running => node.settle_and_reply(keyed, Reply::Again),
                                 Heard::Replied(first) => node.reply_keyed(keyed, first),
                             }
                         }
@@ -153,14 +153,18 @@ impl Node {
         }
     }
 
-    /// Settles, and replies then.
+    /// A command with a key was carried out, or had no effect: settles it, and replies then.
     pub(super) fn reply_keyed(self: &Arc<Self>, keyed: Keyed, outcome: Reply) {
-        let (node, name) = (Arc::clone(self), (keyed.pair, keyed.key.clone(), keyed.command));
-        match outcome {
-            Reply::Again => {}
-            _ if had_no_effect(&outcome) => self.keyed.forget(&name),
-            _ => self.keyed.replied(&name, &outcome),
+        let name = (keyed.pair, keyed.key.clone(), keyed.command);
+        match had_no_effect(&outcome) {
+            true => self.keyed.forget(&name),
+            false => self.keyed.replied(&name, &outcome),
         }
+        self.settle_and_reply(keyed, outcome);
+    }
+
+    fn settle_and_reply(self: &Arc<Self>, keyed: Keyed, outcome: Reply) {
+        let node = Arc::clone(self);
         self.spawn("reply with a key", async move {
             node.settle(keyed.pair, &keyed.key, keyed.token, keyed.command, &outcome).await;
             node.reply(keyed.to, outcome);

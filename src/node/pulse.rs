@@ -14,7 +14,7 @@ use futures_util::FutureExt as _;
 use serde_json::{Value, json};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
-use super::{ClientMail, Node, burial::all, sweep::Leftovers};
+use super::{ClientMail, Node, ReplyTo, burial::all, sweep::Leftovers};
 use crate::{
     broker::{Beat, BrokerError},
     hub::Heard,
@@ -85,6 +85,14 @@ impl Node {
     /// Whether this node's lease had not run out, when it was last renewed and until now.
     pub(super) fn leased(&self) -> bool {
         (self.lease.begin.elapsed().as_millis() as u64) < self.lease.until.load(Relaxed)
+    }
+
+    /// Whether a client socket here may still carry out commands. Without a lease it may be somebody else's by now: a
+    /// process that was stopped finds mail for what it was. Only while the broker is silent, those here go on among
+    /// themselves.
+    #[must_use]
+    pub fn may_obey(&self, reply: &ReplyTo) -> bool {
+        self.leased() || matches!(reply, ReplyTo::Here(_)) && self.broker_is_silent()
     }
 
     /// The term of the lease; `None` while it is lost.

@@ -37,6 +37,10 @@ impl Client {
         reply: ReplyTo,
         writer: &mut Writer,
     ) -> Option<Ending> {
+        if !command.changes_nothing() && !self.node.may_obey(&reply) {
+            self.node.reply(reply, Reply::Again);
+            return None;
+        }
         let outcome = match command {
             Command::PairGet => Ok(self.state()),
             Command::Send(payload) => self.send(&payload),
