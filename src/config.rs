@@ -1,13 +1,18 @@
 //! Settings: said on the command line, in the environment or in a file, in this order of precedence; then meant.
 
-use std::{net::SocketAddr, path::Path, time::Duration};
+mod accounts;
+mod rooms;
+
+use std::{net::SocketAddr, num::NonZeroU32, path::Path, time::Duration};
 
 use clap::{Args, CommandFactory as _, ValueEnum};
 
+pub use accounts::{AccountArgs, Remarks};
+
 use crate::{
     broker::{Keep, redis::check_url},
-    http::Access,
-    node::NodeSettings,
+    http::{Access, LimitSettings, Network},
+    node::{NodeSettings, RoomDefaults},
     protocol::{Settings, Slow, TicketKeys, Violations},
 };
 
@@ -69,6 +74,9 @@ pub struct ServeArgs {
     /// The bearer of the admin routes
     #[arg(long, env = "SIBLING_ADMIN_KEY", hide_env_values = true, value_name = "KEY")]
     pub admin_key: Option<String>,
+    /// Who checks the tokens of applications.
+    #[command(flatten)]
+    pub accounts: AccountArgs,
     /// The address that clients reach the gateway by (https://host), for the URLs in answers
     #[arg(long, env = "SIBLING_PUBLIC_URL", value_name = "URL")]
     pub public_url: Option<String>,
@@ -84,6 +92,21 @@ pub struct ServeArgs {
     /// The most connections at a time
     #[arg(long, env = "SIBLING_MAX_CONNECTIONS", default_value_t = 65_536, value_name = "N")]
     pub max_connections: usize,
+    /// The most connections of one address (IPv6: of its /64) at a time [default: no limit]
+    #[arg(long, env = "SIBLING_CONNECTIONS_PER_ADDRESS", value_name = "N")]
+    pub connections_per_address: Option<NonZeroU32>,
+    /// The most requests and handshakes of one address each second; twice as many at once [default: no limit]
+    #[arg(long, env = "SIBLING_REQUESTS_PER_SECOND", value_name = "N")]
+    pub requests_per_second: Option<NonZeroU32>,
+    /// The most requests and handshakes of one account each second; twice as many at once [default: no limit]
+    #[arg(long, env = "SIBLING_REQUESTS_PER_ACCOUNT", value_name = "N")]
+    pub requests_per_account: Option<NonZeroU32>,
+    /// The most commands of one sibling each second, and of one pair over HTTP [default: no limit]
+    #[arg(long, env = "SIBLING_COMMANDS_PER_SECOND", value_name = "N")]
+    pub commands_per_second: Option<NonZeroU32>,
+    /// Proxies whose X-Forwarded-For is believed: addresses or networks (10.0.0.0/8), separated by commas
+    #[arg(long, env = "SIBLING_TRUSTED_PROXIES", value_delimiter = ',', value_name = "ADDRS")]
+    pub trusted_proxies: Vec<Network>,
     /// The largest frame that a client may send, in bytes
     #[arg(long, env = "SIBLING_MAX_MESSAGE_BYTES", default_value_t = 1 << 20, value_name = "BYTES")]
     pub max_message_bytes: usize,
@@ -193,6 +216,11 @@ impl Config {
         if args.admin_key.as_ref().is_some_and(String::is_empty) {
             wrong.push("SIBLING_ADMIN_KEY is empty: leave it unset for no admin".into());
         }
+        let mut others: Vec<_> = secrets.iter().map(|key| ("SIBLING_SECRET", key.as_slice())).collect();
+        others.extend(args.admin_key.as_ref().map(|key| ("SIBLING_ADMIN_KEY", key.as_bytes())));
+        let mut remarks = Remarks { wrong, warnings };
+        let accounts = args.accounts.mean(&others, &mut remarks);
+        Remarks { wrong, warnings } = remarks;
         if !embedded && let Err(why) = check_url(&args.broker) {
             // Without the URL, which may have a password in it.
             wrong.push(format!("the broker's URL is wrong, {why}; or memory for a node that is alone"));
@@ -228,6 +256,13 @@ impl Config {
                 String::new()
             }
         });
+        let specs = match &args.config {
+            Some(path) => rooms::read(path, args.max_message_bytes).unwrap_or_else(|BadConfig(mistakes)| {
+                wrong.extend(mistakes);
+                Vec::new()
+            }),
+            None => Vec::new(),
+        };
         if !wrong.is_empty() {
             return Err(BadConfig(wrong));
         }
@@ -257,6 +292,8 @@ impl Config {
                 ViolationsArg::Close => Violations::Close,
                 ViolationsArg::Drop => Violations::Drop,
             },
+            rooms: RoomDefaults { public: args.default_public.map_or(dev, |switch| switch == Switch::On), specs },
+            commands_per_second: args.commands_per_second,
             pong: Duration::from_secs(args.pong_seconds),
             drain: Duration::from_secs(args.drain_seconds),
             // Nobody balances a development server: it ends at once.
@@ -266,11 +303,18 @@ impl Config {
         };
         let access = Access {
             admin_key: args.admin_key.clone(),
+            accounts,
             anonymous: args.anonymous == Switch::On,
-            default_public: args.default_public.map_or(dev, |switch| switch == Switch::On),
             allowed_origins: args.allowed_origins.iter().map(|o| o.trim().to_owned()).collect(),
             loopback_origins: dev,
             public_url,
+            limits: LimitSettings {
+                connections_per_address: args.connections_per_address,
+                requests_per_second: args.requests_per_second,
+                requests_per_account: args.requests_per_account,
+                commands_per_second: args.commands_per_second,
+                trusted_proxies: args.trusted_proxies.clone(),
+            },
         };
         Ok(Self { args, dev, node, access, warnings })
     }
@@ -293,7 +337,7 @@ pub fn read_file(path: &Path) -> Result<Vec<String>, BadConfig> {
     let command = Names::command();
     let names: Vec<_> = command.get_arguments().filter_map(|arg| Some((arg.get_long()?, arg))).collect();
     let (mut args, mut wrong) = (Vec::new(), Vec::new());
-    for (key, value) in &table {
+    for (key, value) in table.iter().filter(|(key, _)| *key != rooms::TABLE) {
         let name = key.replace('_', "-");
         let Some((_, arg)) = names.iter().find(|(long, _)| *long == name && name != "config") else {
             let near =

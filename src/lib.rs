@@ -12,7 +12,7 @@
 //!
 //! # The house
 //! ```text
-//!  floor 5   cli        serve, pipe, attach, bench: what a terminal starts
+//!  floor 5   cli        serve, pipe, attach, ticket, token, keys, bench: what a terminal starts
 //!  floor 4   http       the front door: upgrades, routes, event streams, refusals, the page
 //!  floor 3   socket     one actor per socket
 //!  floor 2   node       where hub and broker meet; everything that runs is spawned here
@@ -48,6 +48,14 @@
 //! silence; a look at the newest position every two seconds finds a last event that was lost on the way, and a history
 //! that lost its tail. `tests/model_replay.rs` shows this in every order of steps, with the code that is shipped.
 //!
+//! # Who may
+//! Whoever opens something with a ticket gets a [`Pass`](node::Pass), and holds it for as long as it is open. It
+//! rings before the ticket expires and when it has; and the sockets whose ticket is revoked, and no others, are told
+//! by it. Revocations are entries of one history of the cluster (`node::chronicle`) that each node reads when it
+//! starts and follows live. They only add up, so that they take effect in whatever order they come, and a broker
+//! that lost them is told again. What is revoked is in each node's memory (`node::revoked`): to ask it costs no
+//! round trip, and works while the broker is away.
+//!
 //! # Who owns what
 //! The registry lets one node at a time hold a pair, under a fence (epoch and nonce) that goes up with each client
 //! socket. Nobody is pushed aside there: a newer socket asks the one that holds the pair to yield (`node::take`), which
@@ -60,6 +68,15 @@
 //! what it held under the fences that it had, adopts the pairs that it was to end, and buries it (`node::burial`). Only
 //! who has seen the broker answer for a whole lease may judge: after an outage everyone's lease has run out.
 //! `tests/model_ownership.rs` walks through all of this in every order of steps, and says what each part is good for.
+//!
+//! # What holds in a room
+//! A specification is a rule in the registry ([`Registry::lay_down`](broker::Registry::lay_down)), under the version that
+//! it replaces; the same step settles what the room speaks from then on. `node::owners` writes it and tells every node
+//! with members, on the room's own topic, that there is another. Each looks it up itself and hands it to its clients'
+//! actors, so that it does not matter which notice was lost: after an interruption all rooms are looked at. Who enters a
+//! room joins its group under the rule that it read, in a step that returns the rule in force and counts the members
+//! (`node::rooms`); if that is another one it begins anew. `socket::terms` is what an actor makes of the rule, its pair's
+//! own choices and the node's settings.
 //!
 //! # When the broker fails
 //! Actors never wait for it: their events wait in their [`Story`](node::Story), and those of sockets that are gone in

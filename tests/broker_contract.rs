@@ -12,12 +12,12 @@ use std::{
 use bytes::Bytes;
 use sibling_sockets::{
     broker::{
-        BrokerError, Delivery, Draft, Keep, Link,
+        BrokerError, Delivery, Draft, Group, Keep, Link, Member, Rule,
         conformance::{self, Nodes, all_of, append_one, assert_chain, next, until},
         memory::Memory,
         redis,
     },
-    protocol::{Fence, NodeId, PairId, Position, Topic},
+    protocol::{Fence, NodeId, PairId, Position, RoomName, Topic},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -515,5 +515,64 @@ mod redis_fails {
         stop.cancel();
         tasks.close();
         tasks.wait().await;
+    }
+
+    /// The list of all rules is in another slot than they are: it may have entries too many, but not for long.
+    #[tokio::test]
+    async fn the_list_of_rules_is_weeded() {
+        let cluster = Cluster::start().await;
+        let [a, b, _] = &cluster.nodes;
+        let list = "sib:{rooms}:rules";
+        let (room, node): (RoomName, _) = ("z".parse().unwrap(), NodeId::fresh());
+        let rule = |version| Some(Rule { version, value: number(version) });
+        let lay_down = async |before, rule| a.registry.lay_down(&room, before, rule, None).await.unwrap();
+        let listed = async |limit| {
+            let rules = b.registry.rules(None, limit).await.unwrap();
+            rules.into_iter().map(|(room, rule)| (room.to_string(), rule.version)).collect::<Vec<_>>()
+        };
+        // Without the times.
+        let entries = || {
+            let all = cluster.server.ask(&["ZRANGE", list, "0", "-1"]);
+            all.lines().map(|entry| entry.rsplit_once(' ').unwrap().0.to_owned()).collect::<Vec<_>>()
+        };
+        let add = |entries: &[String]| {
+            for some in entries.chunks(500) {
+                let pairs = some.iter().flat_map(|entry| ["0", entry]);
+                cluster.server.ask(&["ZADD", list].into_iter().chain(pairs).collect::<Vec<_>>());
+            }
+        };
+        assert!(lay_down(0, rule(1)).await);
+        assert_eq!(cluster.server.ask(&["PTTL", "sib:{room/z}:rule"]), "-1", "a rule does not expire");
+        assert_eq!(entries(), ["z 1"]);
+        add(&(0..2_500).map(|n| format!("r{n} 7 0")).collect::<Vec<_>>());
+        let now = cluster.server.ask(&["TIME"]).lines().next().unwrap().to_owned();
+        add(&["not an entry".to_owned(), "z 11 0".to_owned(), format!("young 7 {now}")]);
+        assert_eq!(listed(1).await, [("z".to_owned(), 1)], "however many entries come before it");
+        assert_eq!(entries(), ["not an", "young 7", "z 1", "z 11"], "what comes behind is not looked at");
+        assert_eq!(listed(9).await, [("z".to_owned(), 1)]);
+        assert_eq!(entries(), ["not an", "young 7", "z 1"], "what is young may be on its way");
+        cluster.server.ask(&["DEL", list]);
+
+        // Whoever lays a rule down again has it listed again; a version of many begins as another does.
+        for (before, new, taken, left) in [
+            (0, rule(1), true, "z 1"),
+            (9, rule(11), false, "z 1"),
+            (9, None, false, "z 1"),
+            (1, rule(11), true, "z 11"),
+            (11, rule(1), true, "z 1"),
+        ] {
+            assert_eq!(lay_down(before, new).await, taken);
+            assert_eq!(entries(), [left]);
+        }
+        add(&["z 1 0".to_owned()]);
+        assert_eq!(listed(9).await, [("z".to_owned(), 1)], "listed once, with two entries");
+        assert!(lay_down(1, None).await);
+        assert!(!lay_down(2, rule(3)).await);
+        // Nor does a member that was refused leave anything.
+        let member = Member { id: "x".into(), node, value: Bytes::new() };
+        let joined = a.registry.join(&Group::Room(room.clone()), member, Bytes::new(), Some(0)).await.unwrap();
+        assert_eq!(joined, None);
+        assert_eq!(cluster.server.ask(&["KEYS", "*"]), "", "nothing is left");
+        cluster.end().await;
     }
 }

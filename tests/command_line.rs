@@ -75,6 +75,8 @@ fn bad_usage_is_64_and_a_missing_broker_69() {
         &["serve", "--broker", "redis-pigeon://loft"],
         &["serve", "--broker", "redis-sentinel://loft:1"],
         &["serve", "--listen", "nowhere"],
+        &["serve", "--requests-per-second", "0"],
+        &["serve", "--trusted-proxies", "10.0.0.1,10.0.0.0/33"],
         &["no-such-command"],
     ] {
         let done = run(args);

@@ -10,7 +10,7 @@ use sibling_sockets::{
     cli::{Running, start},
     config::{Config, ServeArgs},
     node::NewPair,
-    protocol::{Format, Grants, NodeId, PairId, RoomName, Side},
+    protocol::{Authority, Format, Grants, NodeId, PairId, RoomName, Side},
 };
 use tokio::{net::TcpStream, time::timeout};
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async, tungstenite::Message};
@@ -57,7 +57,8 @@ async fn two_nodes_are_a_cluster_and_leave_nothing_behind() {
     let memory = Memory::new();
     let (a, b) = (node(&memory).await, node(&memory).await);
     let hall: RoomName = "hall".parse().expect("a name");
-    let new = NewPair { room: hall.clone(), offers: vec![Format::Text], meta: serde_json::Map::new(), linger: None };
+    let (offers, meta, authority) = (vec![Format::Text], serde_json::Map::new(), Authority::admin());
+    let new = NewPair { room: hall.clone(), offers, meta, linger: None, authority };
     let (pair, _) = a.node.create_pair(new).await.expect("a pair");
     let mut client = open(&a, pair, Side::Client).await;
     let mut sibling = open(&b, pair, Side::Sibling).await;
@@ -85,4 +86,39 @@ async fn two_nodes_are_a_cluster_and_leave_nothing_behind() {
     .await;
     until("the broker's groups are empty", || memory.kept().groups == 0).await;
     assert!(a.node.drain().await && b.node.drain().await, "nothing runs that a drain does not wait for");
+}
+
+/// Whoever opens a socket may go away between the moment when it is open and the one when it hears of it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_socket_that_nobody_comes_for_is_given_up() {
+    let memory = Memory::new();
+    let (a, b) = (node(&memory).await, node(&memory).await);
+    let (offers, meta, authority) = (vec![Format::Text], serde_json::Map::new(), Authority::admin());
+    let room = "hall".parse().expect("a name");
+    let (pair, _) =
+        a.node.create_pair(NewPair { room, offers, meta, linger: None, authority }).await.expect("a pair");
+    let unserved = a.node.open_client(pair, Vec::new()).await.expect("it opens");
+    let mut sibling = open(&b, pair, Side::Sibling).await;
+    let push =
+        json!({"jsonrpc": "2.0", "id": 1, "method": "client.push", "params": {"text": "anybody?", "key": "k"}});
+    sibling.send(Message::text(push.to_string())).await.expect("an open socket");
+    // Its mail waits in the mailbox.
+    until("the command has come", || memory.kept().records > 0 && unserved.mailbox.len() == 1).await;
+    drop(unserved);
+    let mut client = open(&b, pair, Side::Client).await;
+    // Sent again for as long as nobody was there, it finds the one that is.
+    loop {
+        let Message::Text(text) = next(&mut sibling).await else { continue };
+        let told: Value = serde_json::from_str(&text).expect("JSON");
+        if told["id"] == 1 {
+            if told["error"].is_null() {
+                break;
+            }
+            assert_eq!(told["error"]["code"], -32017, "{told}");
+            sibling.send(Message::text(push.to_string())).await.expect("an open socket");
+        }
+    }
+    assert_eq!(next(&mut client).await, Message::text("anybody?"));
+    drop((client, sibling));
+    assert!(a.node.drain().await && b.node.drain().await);
 }

@@ -9,6 +9,7 @@ mod groups;
 mod histories;
 mod live;
 mod pairs;
+mod rooms;
 
 use std::{future::Future, time::Duration};
 
@@ -30,8 +31,14 @@ pub use self::{
         a_key_begins_once, claims_count_up, facts_are_fenced, keepers_follow, lost_records_are_restored,
         one_ender_wins, one_releaser_wins, only_who_holds_it_ends_it, records_are_made_once,
     },
+    rooms::{
+        charters_follow_rules, full_groups_take_nobody, one_rule_wins, places_are_taken_once,
+        rules_are_listed_in_order, rules_are_replaced_by_who_knows_them, the_list_follows_the_rules,
+    },
 };
-use super::{Appended, Broker, BrokerError, Claim, Delivery, Draft, Entry, Keep, Link, Step, Under};
+use super::{
+    Appended, Broker, BrokerError, Census, Claim, Delivery, Draft, Entry, Group, Keep, Link, Member, Step, Under,
+};
 use crate::protocol::{Fence, NodeId, PairId, Position, Topic};
 
 /// How long anything that must happen may take.
@@ -145,6 +152,12 @@ async fn claimed(link: &Link, pair: PairId, node: NodeId) -> Fence {
         Claim::Won(fence) => fence,
         other => panic!("not {other:?}"),
     }
+}
+
+/// Joins a group that takes any number of members.
+async fn join(link: &Link, group: &Group, member: Member, charter: Bytes) -> Census {
+    let joined = link.registry.join(group, member, charter, None).await.expect(UP);
+    joined.expect("it has no capacity that could be reached")
 }
 
 fn under(fence: Fence) -> Under {

@@ -2,8 +2,11 @@
 
 mod attach;
 mod bench;
+mod keys;
 mod pipe;
 mod serve;
+mod ticket;
+mod token;
 mod wire;
 
 use std::{ffi::OsString, io::Write as _, process::ExitCode};
@@ -38,6 +41,14 @@ enum Tool {
     Pipe(pipe::PipeArgs),
     /// Attach a sibling to a pair: events on standard output, commands from standard input
     Attach(attach::AttachArgs),
+    /// Sign a ticket for one side of a pair, with the gateway's secret
+    Ticket(ticket::TicketArgs),
+    /// Sign and verify tokens of accounts
+    #[command(subcommand)]
+    Token(token::TokenTool),
+    /// Make keys
+    #[command(subcommand)]
+    Keys(keys::KeysTool),
     /// Measure what the gateway costs, beside floors measured in the same run
     Bench(bench::BenchArgs),
 }
@@ -61,6 +72,9 @@ pub fn main() -> ExitCode {
             Tool::Serve(args) => serve::run(*args).await,
             Tool::Pipe(args) => pipe::run(args).await,
             Tool::Attach(args) => attach::run(args).await,
+            Tool::Ticket(args) => ticket::run(args),
+            Tool::Token(tool) => token::run(tool).await,
+            Tool::Keys(tool) => keys::run(tool),
             Tool::Bench(args) => bench::run(args).await,
         }
     });

@@ -12,7 +12,7 @@ use crate::{
     config::{BadConfig, Config, ServeArgs},
     http::{Gateway, listen, probe_routes, routes},
     node::{NewPair, Node},
-    protocol::{Format, Grants, NodeId, Side},
+    protocol::{Authority, Format, Grants, NodeId, Side},
     telemetry,
 };
 
@@ -103,9 +103,13 @@ pub async fn start(config: &Config, link: Option<(NodeId, Link)>) -> Result<Runn
     let node = Node::start(id, config.node.clone(), link, tasks, stopped).await.map_err(unreachable)?;
     let gateway = Gateway::new(Arc::clone(&node), config.access.clone());
     if let Some(internal) = internal {
-        node.spawn("internal door", internal.serve(Arc::clone(&node), probe_routes(Arc::clone(&gateway))));
+        node.spawn(
+            "internal door",
+            internal.serve(Arc::clone(&node), Arc::default(), probe_routes(Arc::clone(&gateway))),
+        );
     }
-    node.spawn("door", door.serve(Arc::clone(&node), routes(gateway, args.internal_listen.is_none())));
+    let limits = Arc::clone(&gateway.limits);
+    node.spawn("door", door.serve(Arc::clone(&node), limits, routes(gateway, args.internal_listen.is_none())));
     Ok(Running { node, address })
 }
 
@@ -128,6 +132,7 @@ async fn banner(running: &Running) {
         offers: vec![Format::Text],
         meta: Map::new(),
         linger: Some(Duration::from_secs(86_400)),
+        authority: Authority::anonymous(),
     };
     let Ok((pair, _)) = node.create_pair(new).await else { return };
     let ticket = |side, grants| {

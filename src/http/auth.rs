@@ -7,8 +7,8 @@ use serde::Deserialize;
 
 use super::Gateway;
 use crate::{
-    node::now_seconds,
-    protocol::{Failure, Fault, Grants, PairId, Side},
+    node::{Pass, now_seconds},
+    protocol::{Authority, Failure, Fault, Grants, PairId, RoomName, Side},
 };
 
 /// How many refused origins are remembered, so that each is logged once.
@@ -21,6 +21,23 @@ pub(super) enum Bearer {
     Nobody,
     /// Somebody with this token.
     Token(String),
+}
+
+/// What somebody asks for; an authorizer wants to know.
+#[derive(Debug, Clone, Copy)]
+pub struct Asks<'a> {
+    /// What is to be done, in a word.
+    pub action: &'static str,
+    /// The room that it is about.
+    pub room: Option<&'a RoomName>,
+}
+
+/// What was found of who asks for something of a pair.
+pub(super) struct Admitted {
+    /// What it may do.
+    pub(super) grants: Grants,
+    /// For how long.
+    pub(super) pass: Pass,
 }
 
 #[derive(Deserialize)]
@@ -66,7 +83,7 @@ impl Gateway {
     }
 
     /// What the bearer may do with a pair: its ticket for this side says it, the admin key is good for all.
-    pub(super) fn grants_for_pair(&self, bearer: &Bearer, pair: PairId, side: Side) -> Result<Grants, Failure> {
+    pub(super) fn grants_for_pair(&self, bearer: &Bearer, pair: PairId, side: Side) -> Result<Admitted, Failure> {
         match bearer {
             Bearer::Nobody => Err(Failure::new(
                 Fault::Unauthorized,
@@ -75,24 +92,35 @@ impl Gateway {
                     side.as_str()
                 ),
             )),
-            Bearer::Token(token) if self.is_admin(token) => Ok(Grants::all()),
+            Bearer::Token(token) if self.is_admin(token) => {
+                Ok(Admitted { grants: Grants::all(), pass: Pass::default() })
+            }
             Bearer::Token(token) => {
-                Ok(self.node.settings.ticket_keys.verify(token, side, pair, now_seconds())?.grants)
+                let ticket = self.node.settings.ticket_keys.verify(token, side, pair, now_seconds())?;
+                Ok(Admitted { pass: self.node.admit(&ticket)?, grants: ticket.grants })
             }
         }
     }
 
-    /// What the bearer may give to a pair that it makes in a room without a specification.
-    pub(super) fn grants_for_new_pair(&self, bearer: &Bearer) -> Result<Grants, Failure> {
-        match bearer {
-            Bearer::Token(token) if self.is_admin(token) => Ok(Grants::all()),
-            Bearer::Token(_) => Err(Failure::new(Fault::Unauthorized, "the token is not valid here")),
-            Bearer::Nobody if self.access.anonymous && self.access.default_public => Ok(Grants::of_a_sibling()),
-            Bearer::Nobody => Err(Failure::new(
-                Fault::Unauthorized,
-                "the room is not public: send a token, or set SIBLING_DEFAULT_PUBLIC=on and SIBLING_ANONYMOUS=on",
-            )),
-        }
+    /// On whose behalf the bearer asks, and how far that goes.
+    ///
+    /// # Errors
+    /// [`Fault::Unauthorized`] or [`Fault::Forbidden`] with a sentence that tells which check failed,
+    /// [`Fault::AuthorizerUnavailable`] when it can't be checked at present, [`Fault::RateLimited`] when the account asks
+    /// too often.
+    pub(super) async fn authority(&self, bearer: &Bearer, asks: Asks<'_>) -> Result<Authority, Failure> {
+        let authority = match bearer {
+            Bearer::Nobody if self.access.anonymous => Authority::anonymous(),
+            Bearer::Nobody => {
+                let message =
+                    "a token is needed, as Authorization: Bearer; SIBLING_ANONYMOUS=on lets others into public rooms";
+                return Err(Failure::new(Fault::Unauthorized, message));
+            }
+            Bearer::Token(token) if self.is_admin(token) => Authority::admin(),
+            Bearer::Token(token) => self.checker.check(token, asks).await?,
+        };
+        self.limits.account(&authority.account)?;
+        Ok(authority)
     }
 
     /// Whether a page of this origin may open sockets. Requests without an origin come from no page.

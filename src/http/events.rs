@@ -3,6 +3,7 @@
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use axum::{
+    Extension,
     extract::{Path, Query, State},
     response::{
         IntoResponse, Sse,
@@ -14,9 +15,9 @@ use http::{HeaderMap, Uri};
 use serde::Deserialize;
 use serde_json::json;
 
-use super::{Gateway, auth::Bearer, problem::Problem, sockets::Listening};
+use super::{Gateway, auth::Bearer, problem::Problem, server::Permit, sockets::Listening};
 use crate::{
-    node::{FeedItem, now_text},
+    node::{FeedItem, Term, now_text},
     protocol::{Event, EventKind, Failure, Fault, PairId, write_cursor},
 };
 
@@ -31,6 +32,7 @@ struct EventsQuery {
 /// `GET /v1/pairs/{pair}/events`
 pub(super) async fn stream(
     State(gateway): State<Arc<Gateway>>,
+    permit: Option<Extension<Permit>>,
     Path(pair): Path<String>,
     headers: HeaderMap,
     uri: Uri,
@@ -45,7 +47,7 @@ pub(super) async fn stream(
     let last = headers.get("last-event-id").map(|id| id.to_str().unwrap_or("unreadable")).filter(|id| !id.is_empty());
     let cursor = last.map(Into::into).or(query.0.cursor);
     let bearer = Bearer::of(&headers, &uri)?;
-    let Listening { pair, grants, feed, state } = gateway.listen_to(&pair, &bearer, cursor.as_deref()).await?;
+    let Listening { pair, grants, pass, feed, state } = gateway.listen_to(&pair, &bearer, cursor.as_deref()).await?;
     let position = feed.position();
     let data = json!({
         "pair": pair, "node": node.id, "cursor": write_cursor(pair, position), "grants": grants, "state": state,
@@ -53,23 +55,32 @@ pub(super) async fn stream(
     });
     let ready = Event { kind: EventKind::Ready, at: now_text(), data, cause: None };
     let first: FeedItem = (Arc::new(ready), position);
-    // The token has a drain wait for the stream, and the stream ends in the drain's time.
-    let token = node.sockets.token();
-    let items = stream::unfold((feed, Some(first), token), move |(mut feed, first, token)| {
+    // The token has a drain wait for the stream, and the stream ends in the drain's time. Its seat is its address'.
+    let token = (node.sockets.token(), permit);
+    let items = stream::unfold((feed, Some(first), pass, token), move |(mut feed, first, mut pass, token)| {
         let node = Arc::clone(&node);
         async move {
+            let drained = async {
+                node.draining.cancelled().await;
+                tokio::time::sleep(node.drain_plan().siblings).await;
+            };
+            let mut drained = std::pin::pin!(drained);
             let item = match first {
                 Some(item) => item,
-                None => tokio::select! {
-                    biased;
-                    item = feed.next() => item,
-                    () = async {
-                        node.draining.cancelled().await;
-                        tokio::time::sleep(node.drain_plan().siblings).await;
-                    } => return None,
+                None => loop {
+                    tokio::select! {
+                        biased;
+                        term = pass.next() => match term {
+                            Term::Expiring(data) => feed.say(EventKind::TicketExpiring, data),
+                            // Whoever comes again is told why.
+                            Term::Over(_) => return None,
+                        },
+                        item = feed.next() => break item,
+                        () = &mut drained => return None,
+                    }
                 },
             };
-            Some((Ok::<_, Infallible>(sse(pair, &item)), (feed, None, token)))
+            Some((Ok::<_, Infallible>(sse(pair, &item)), (feed, None, pass, token)))
         }
     });
     Ok(Sse::new(items).keep_alive(KeepAlive::new().interval(STILL_THERE)))

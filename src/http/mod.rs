@@ -1,16 +1,28 @@
 //! Floor 4: the front door.
 //!
-//! `server` accepts connections, `upgrade` answers WebSocket handshakes, `sockets` and `pairs` are the routes,
-//! `auth` says who may, `problem` how a refusal looks, `page` what a browser sees.
+//! `server` accepts connections, `upgrade` answers WebSocket handshakes, `sockets`, `pairs` and `rooms` are the routes,
+//! `auth` says who may (`accounts` whose token it is), `limits` how much, `problem` how a refusal looks, `page` what a
+//! browser sees.
 
+mod accounts;
+mod address;
 mod auth;
+mod authorize;
 mod events;
+mod fetch;
+mod jwks;
+mod keys;
+mod limits;
 mod page;
 mod pairs;
 mod probes;
 mod problem;
+mod rates;
+mod revocations;
+mod rooms;
 mod server;
 mod sockets;
+mod tokens;
 mod upgrade;
 
 use std::{collections::HashSet, sync::Arc};
@@ -21,7 +33,14 @@ use axum::{
 };
 use parking_lot::Mutex;
 
+pub use accounts::{Accounts, Checker};
+pub use address::{BadNetwork, Network};
+pub use auth::Asks;
+pub use fetch::{Background, Endpoint};
+pub use keys::Key;
+pub use limits::{LimitSettings, Limits};
 pub use server::{Door, listen};
+pub use tokens::Rules;
 
 use crate::{node::Node, protocol::Fault};
 
@@ -30,16 +49,18 @@ use crate::{node::Node, protocol::Fault};
 pub struct Access {
     /// The bearer of the admin routes; `None` means that there are none.
     pub admin_key: Option<String>,
+    /// Who checks the tokens of applications' accounts.
+    pub accounts: Accounts,
     /// Whether those without a token may use public rooms.
     pub anonymous: bool,
-    /// Whether rooms without a specification are public.
-    pub default_public: bool,
     /// Origins of pages that may open sockets, beside the gateway's own; `*` is any.
     pub allowed_origins: Vec<String>,
     /// Whether pages from loopback addresses may open sockets too.
     pub loopback_origins: bool,
     /// The scheme and authority that clients reach the gateway by; else the request's `Host`.
     pub public_url: Option<String>,
+    /// What may be used up.
+    pub limits: LimitSettings,
 }
 
 /// What every route needs.
@@ -48,6 +69,9 @@ pub struct Gateway {
     pub node: Arc<Node>,
     /// Who may do what.
     pub access: Access,
+    checker: Checker,
+    /// How much is used up.
+    pub limits: Arc<Limits>,
     /// Origins that were refused and logged: each is logged once.
     refused_origins: Mutex<HashSet<String>>,
 }
@@ -56,7 +80,10 @@ impl Gateway {
     /// A gateway before a node.
     #[must_use]
     pub fn new(node: Arc<Node>, access: Access) -> Arc<Self> {
-        Arc::new(Self { node, access, refused_origins: Mutex::default() })
+        let background = Background { tasks: node.tasks.clone(), stopped: node.stopped.clone() };
+        let checker = Checker::new(&access.accounts, background);
+        let limits = Arc::new(Limits::new(&access.limits));
+        Arc::new(Self { node, access, checker, limits, refused_origins: Mutex::default() })
     }
 }
 
@@ -69,7 +96,8 @@ pub fn probe_routes(gateway: Arc<Gateway>) -> Router {
         .with_state(gateway)
 }
 
-/// The routes of the public port; with the probes, unless they have a port of their own.
+/// The routes of the public port; with the probes, unless they have a port of their own. Probes are not limited: a
+/// node that is asked much is not a sick one.
 pub fn routes(gateway: Arc<Gateway>, with_probes: bool) -> Router {
     let probes = if with_probes { probe_routes(Arc::clone(&gateway)) } else { Router::new() };
     Router::new()
@@ -79,8 +107,13 @@ pub fn routes(gateway: Arc<Gateway>, with_probes: bool) -> Router {
         .route("/v1/pairs/{pair}/events", get(events::stream))
         .route("/v1/pairs/{pair}/client", any(sockets::client))
         .route("/v1/pairs/{pair}/sibling", any(sockets::sibling))
+        .route("/v1/rooms", get(rooms::list))
+        .route("/v1/rooms/{room}", get(rooms::read).put(rooms::set).delete(rooms::unset))
+        .route("/v1/rooms/{room}/members", get(rooms::members))
+        .route("/v1/rooms/{room}/messages", post(rooms::post))
         .route("/v1/rooms/{room}/client", any(sockets::room_client))
         .route("/v1/nodes", get(probes::nodes))
+        .route("/v1/revocations", post(revocations::create))
         .route("/v1/validate", get(sockets::validate))
         .route("/openrpc.json", get(page::open_rpc))
         .route("/", get(page::index))
@@ -91,6 +124,7 @@ pub fn routes(gateway: Arc<Gateway>, with_probes: bool) -> Router {
         .method_not_allowed_fallback(problem::method_not_allowed)
         .layer(axum::middleware::from_fn(problem::whole_body))
         .layer(axum::middleware::from_fn(problem::one_host))
+        .layer(axum::middleware::from_fn_with_state(Arc::clone(&gateway), limits::admit))
         .with_state(gateway)
         .merge(probes)
 }

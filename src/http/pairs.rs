@@ -12,11 +12,11 @@ use http::{HeaderMap, StatusCode, Uri, header};
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Map, Value, json};
 
-use super::{Gateway, auth::Bearer, problem::Problem};
+use super::{Asks, Gateway, auth::Bearer, problem::Problem};
 use crate::{
     node::{Line, NewPair},
     protocol::{
-        Cause, Codec, Failure, Fault, Format, Grants, Message, PairId, RoomName, Side, check_meta, strict_json,
+        Cause, Codec, Failure, Fault, Grants, Message, OneOrMany, PairId, RoomName, Side, check_meta, strict_json,
     },
     socket::{Caller, Calls},
 };
@@ -34,13 +34,6 @@ struct CreateBody {
     linger: Option<u64>,
     #[serde(default)]
     grants: Option<Vec<String>>,
-}
-
-#[derive(Deserialize)]
-#[serde(untagged, expecting = "text, json, binary or any, or a list of them")]
-enum OneOrMany {
-    One(Format),
-    Many(Vec<Format>),
 }
 
 /// Reads a body as strictly as everything else.
@@ -68,24 +61,28 @@ pub(super) async fn create(
     if node.draining.is_cancelled() {
         return Err(Problem::new(Fault::Draining, "the node is draining: ask again, another one answers"));
     }
-    let most = gateway.grants_for_new_pair(&Bearer::of(&headers, &uri)?)?;
-    let CreateBody { room, format, meta, linger, grants } = body(&bytes)?;
-    let offers = match format {
-        None => Vec::new(),
-        Some(OneOrMany::One(format)) => vec![format],
-        Some(OneOrMany::Many(formats)) => formats,
+    // Who asks before what: a stranger learns nothing of what would be right.
+    let bearer = Bearer::of(&headers, &uri)?;
+    let CreateBody { room, format, meta, linger, grants } = match body(&bytes) {
+        Ok(body) => body,
+        Err(failure) => {
+            gateway.authority(&bearer, Asks { action: "pair.create", room: None }).await?;
+            return Err(failure.into());
+        }
     };
+    let authority = gateway.authority(&bearer, Asks { action: "pair.create", room: Some(&room) }).await?;
+    let offers = format.map(Vec::from).unwrap_or_default();
     check_meta(&meta)?;
     let longest = node.settings.longest_linger;
     if linger.is_some_and(|seconds| seconds > longest.as_secs()) {
         let message = format!("linger: 0 to {} seconds", longest.as_secs());
         return Err(Problem::new(Fault::InvalidParams, message));
     }
-    let grants = grants.map_or_else(|| Ok(Grants::of_a_sibling()), Grants::read)?;
-    if let Some(name) = most.lacking(&grants) {
+    let grants = grants.map_or_else(|| Ok(Grants::of_a_sibling().common(&authority.grants)), Grants::read)?;
+    if let Some(name) = authority.grants.lacking(&grants) {
         return Err(Problem::new(Fault::Forbidden, format!("grants: {name} is more than the caller has")));
     }
-    let new = NewPair { room, offers, meta, linger: linger.map(Duration::from_secs) };
+    let new = NewPair { room, offers, meta, linger: linger.map(Duration::from_secs), authority };
     let (pair, facts) = node.create_pair(new).await?;
     let base = gateway.base_url(&headers);
     let side = |side: Side, grants: Grants| -> Result<Value, Failure> {
@@ -140,6 +137,7 @@ pub(super) async fn command(
         Ok(value) => Message::from_value(value),
         Err(failure) => Message::One(Err(crate::protocol::BadRequest { id: Value::Null, failure })),
     };
+    gateway.limits.commands(pair_of(&pair)?, message.count())?;
     Ok(match calls.answer(message).await {
         Some(answer) => Json(answer).into_response(),
         None => StatusCode::NO_CONTENT.into_response(),
@@ -150,7 +148,7 @@ impl Gateway {
     /// The commands of whoever sent a request for a pair, if it may give them: by name, or any.
     fn caller(&self, pair: &str, headers: &HeaderMap, uri: &Uri, grant: Option<&str>) -> Result<Calls, Failure> {
         let pair = pair_of(pair)?;
-        let grants = self.grants_for_pair(&Bearer::of(headers, uri)?, pair, Side::Sibling)?;
+        let grants = self.grants_for_pair(&Bearer::of(headers, uri)?, pair, Side::Sibling)?.grants;
         if let Some(grant) = grant.filter(|grant| !grants.cover(grant)) {
             return Err(Failure::new(Fault::Forbidden, format!("the grant {grant} is missing")));
         }

@@ -39,10 +39,26 @@ impl From<Failure> for Problem {
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
-        let Failure { fault, message } = &self.0;
+        let Failure { fault, message, .. } = &self.0;
         let status = StatusCode::from_u16(fault.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         body_of(status, fault.code(), message, self.0.retry_after_ms())
     }
+}
+
+/// A refusal for somebody who was not heard, as it goes onto the wire.
+pub(super) fn unheard(failure: &Failure) -> String {
+    let status = failure.fault.status();
+    let title = StatusCode::from_u16(status).ok().and_then(|status| status.canonical_reason());
+    let body = json!({
+        "type": "about:blank", "title": title, "status": status, "code": failure.fault.code(),
+        "detail": failure.message, "trace_id": trace_id(),
+    });
+    let (title, body) = (title.unwrap_or_default(), body.to_string());
+    format!(
+        "HTTP/1.1 {status} {title}\r\ncontent-type: application/problem+json\r\nretry-after: 1\r\n\
+         content-length: {}\r\nconnection: close\r\n\r\n{body}",
+        body.len()
+    )
 }
 
 fn body_of(status: StatusCode, code: &str, detail: &str, retry_after_ms: Option<u64>) -> Response {

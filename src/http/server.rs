@@ -1,8 +1,9 @@
-//! Accepting connections: as many as are allowed, each with a time limit on what it asks.
+//! Accepting connections: as many as are allowed, in all and of one address, each with a time limit on what it asks.
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::{Router, extract::Request};
+use http::{HeaderValue, StatusCode, header};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
@@ -12,7 +13,14 @@ use tokio::{
 };
 use tower::ServiceExt as _;
 
-use crate::node::Node;
+use super::{
+    limits::{Limits, Peer, Seat},
+    problem,
+};
+use crate::{
+    node::Node,
+    protocol::{Failure, Fault},
+};
 
 /// Connections that arrive at once wait in the kernel, not in front of a refusal.
 const BACKLOG: u32 = 4_096;
@@ -21,8 +29,13 @@ const HEAD_TIME: Duration = Duration::from_secs(10);
 /// The largest head of a request, in bytes.
 const LARGEST_HEAD: usize = 16 << 10;
 
-/// A place among the connections. A socket keeps it until it is gone.
-pub(super) type Permit = Arc<OwnedSemaphorePermit>;
+/// A place among the connections, of all and of its address. A socket keeps it until it is gone.
+#[derive(Clone)]
+pub(super) struct Permit {
+    _place: Arc<OwnedSemaphorePermit>,
+    /// Behind a proxy each request has its own.
+    pub(super) seat: Option<Arc<Seat>>,
+}
 
 /// An address that is listened on.
 pub struct Door {
@@ -53,7 +66,7 @@ impl Door {
     }
 
     /// Accepts connections until the node has stopped.
-    pub async fn serve(self, node: Arc<Node>, routes: Router) {
+    pub async fn serve(self, node: Arc<Node>, limits: Arc<Limits>, routes: Router) {
         let mut warned = false;
         loop {
             let accepted = tokio::select! {
@@ -66,9 +79,17 @@ impl Door {
                 continue;
             };
             drop(tcp.set_nodelay(true));
+            let seat = match limits.seat(peer.ip()) {
+                Ok(seat) => seat,
+                Err(too_many) => {
+                    refuse(tcp, &too_many).await;
+                    continue;
+                }
+            };
             match Arc::clone(&self.places).try_acquire_owned() {
                 Ok(place) => {
-                    let serving = serve_one(Arc::clone(&node), tcp, Arc::new(place), routes.clone());
+                    let permit = Permit { _place: Arc::new(place), seat };
+                    let serving = serve_one(Arc::clone(&node), tcp, Peer(peer.ip()), permit, routes.clone());
                     node.spawn("connection", async move {
                         if let Err(error) = serving.await {
                             tracing::debug!(%peer, error = &error as &dyn std::error::Error, "a connection ended badly");
@@ -79,18 +100,28 @@ impl Door {
                     if !std::mem::replace(&mut warned, true) {
                         tracing::warn!(most = self.most, "no more connections: raise SIBLING_MAX_CONNECTIONS");
                     }
-                    refuse(tcp).await;
+                    refuse(tcp, &Failure::new(Fault::Overloaded, "the node has no place: try again")).await;
                 }
             }
         }
     }
 }
 
-async fn serve_one(node: Arc<Node>, tcp: TcpStream, place: Permit, routes: Router) -> hyper::Result<()> {
+async fn serve_one(node: Arc<Node>, tcp: TcpStream, peer: Peer, permit: Permit, routes: Router) -> hyper::Result<()> {
+    // One that is over its address' limit is told so and has to go.
+    let goes = permit.seat.as_ref().is_some_and(|seat| seat.over);
     let service = service_fn(move |request: Request<Incoming>| {
         let mut request = request.map(axum::body::Body::new);
-        request.extensions_mut().insert(Arc::clone(&place));
-        routes.clone().oneshot(request)
+        request.extensions_mut().insert(peer);
+        request.extensions_mut().insert(permit.clone());
+        let answering = routes.clone().oneshot(request);
+        async move {
+            let mut response = answering.await?;
+            if goes && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+                response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+            }
+            Ok::<_, Infallible>(response)
+        }
     });
     let mut connection = std::pin::pin!(
         http1::Builder::new()
@@ -110,8 +141,7 @@ async fn serve_one(node: Arc<Node>, tcp: TcpStream, place: Permit, routes: Route
 }
 
 /// Says that there is no place, without waiting for what the peer would ask.
-async fn refuse(mut tcp: TcpStream) {
-    const FULL: &[u8] =
-        b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
-    drop(tokio::time::timeout(Duration::from_millis(50), tcp.write_all(FULL)).await);
+async fn refuse(mut tcp: TcpStream, full: &Failure) {
+    let answer = problem::unheard(full);
+    drop(tokio::time::timeout(Duration::from_millis(50), tcp.write_all(answer.as_bytes())).await);
 }

@@ -14,11 +14,18 @@ use http::{HeaderMap, HeaderValue, Uri};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{Gateway, auth::Bearer, pairs::pair_of, problem::Problem, upgrade::Handshake};
+use super::{
+    Asks, Gateway,
+    auth::{Admitted, Bearer},
+    pairs::pair_of,
+    problem::Problem,
+    rooms::room_of,
+    upgrade::Handshake,
+};
 use crate::{
-    node::{Feed, NewPair, Opened, now_seconds, time_text},
-    protocol::{Codec, Failure, Fault, Format, Grants, PairId, RoomName, SiblingId, Side, read_cursor},
-    socket::{Caller, SiblingSocket, serve_client, serve_sibling, standing},
+    node::{Feed, NewPair, Pass, Unserved, now_seconds, time_text},
+    protocol::{Codec, Failure, Fault, Format, Grants, PairId, SiblingId, Side, read_cursor},
+    socket::{Caller, Service, SiblingSocket, serve_client, serve_sibling, standing},
 };
 
 /// What a socket's query may say.
@@ -54,8 +61,12 @@ impl SocketQuery {
     }
 }
 
-/// The subprotocol that a client is answered with: that of the agreed format, else the first known.
-fn choose(protocols: &[String], format: Format) -> Option<String> {
+/// The subprotocol that a client is answered with: its own where the room lists it, that of the agreed format, else the
+/// first known.
+fn choose(protocols: &[String], format: Format, listed: &[String]) -> Option<String> {
+    if let Some(own) = protocols.iter().find(|name| listed.contains(name)) {
+        return Some(own.clone());
+    }
     let of_format = protocols.iter().find(|name| Format::from_subprotocol(name) == Some(format));
     of_format.or_else(|| protocols.iter().find(|name| Format::from_subprotocol(name).is_some())).cloned()
 }
@@ -70,11 +81,12 @@ pub(super) async fn client(
         let query = gateway.admit(&handshake)?;
         let bearer = Bearer::of(&handshake.headers, &handshake.uri)?;
         let pair = pair_of(&pair)?;
-        gateway.grants_for_pair(&bearer, pair, Side::Client)?;
-        gateway.open(pair, &query, &handshake.protocols).await.map(|opened| (opened, query))
+        let Admitted { pass, .. } = gateway.grants_for_pair(&bearer, pair, Side::Client)?;
+        let (opened, service) = gateway.open(pair, &query, &handshake.protocols).await?;
+        Ok((opened, Service { pass, ..service }))
     };
     match opening.await {
-        Ok((opened, query)) => gateway.serve(handshake, opened, query.ping),
+        Ok((opened, service)) => gateway.serve(handshake, opened, service),
         Err(failure) => handshake.refuse(&gateway, failure),
     }
 }
@@ -87,19 +99,21 @@ pub(super) async fn room_client(
 ) -> Response {
     let opening = async {
         let query = gateway.admit(&handshake)?;
-        let room: RoomName = room.parse().map_err(|bad| Failure::new(Fault::NotFound, format!("{bad}")))?;
-        gateway.grants_for_new_pair(&Bearer::of(&handshake.headers, &handshake.uri)?)?;
+        let room = room_of(&room)?;
+        let bearer = Bearer::of(&handshake.headers, &handshake.uri)?;
+        let authority = gateway.authority(&bearer, Asks { action: "client.open", room: Some(&room) }).await?;
+        let grants = Grants::of_a_sibling().common(&authority.grants);
         let offers = query.offers(&handshake.protocols)?;
-        let new = NewPair { room, offers, meta: serde_json::Map::new(), linger: None };
+        let new = NewPair { room, offers, meta: serde_json::Map::new(), linger: None, authority };
         let (pair, _) = gateway.node.create_pair(new).await?;
-        let said = gateway.node.sign_ticket(Side::Sibling, pair, Grants::of_a_sibling(), None)?;
-        let opened = gateway.open(pair, &query, &handshake.protocols).await?;
-        Ok((opened, query, said["ticket"].as_str().unwrap_or_default().to_owned()))
+        let said = gateway.node.sign_ticket(Side::Sibling, pair, grants, None)?;
+        let (opened, service) = gateway.open(pair, &query, &handshake.protocols).await?;
+        Ok((opened, service, said["ticket"].as_str().unwrap_or_default().to_owned()))
     };
     match opening.await {
-        Ok((opened, query, ticket)) => {
+        Ok((opened, service, ticket)) => {
             let pair = opened.pair.to_string();
-            let mut response = gateway.serve(handshake, opened, query.ping);
+            let mut response = gateway.serve(handshake, opened, service);
             for (name, value) in [("sibling-pair", pair), ("sibling-ticket", ticket)] {
                 if let Ok(value) = HeaderValue::from_str(&value) {
                     response.headers_mut().insert(name, value);
@@ -126,10 +140,10 @@ pub(super) async fn sibling(
         Ok((listening, query))
     };
     match opening.await {
-        Ok((Listening { pair, grants, feed, state }, query)) => {
+        Ok((Listening { pair, grants, pass, feed, state }, query)) => {
             let id = SiblingId::fresh();
             let caller = Caller { pair, name: id.to_string(), grants };
-            let socket = SiblingSocket { id, caller, codec, feed, state };
+            let socket = SiblingSocket { id, caller, pass, codec, feed, state };
             let (response, upgraded) = handshake.accept(protocol.as_deref());
             let node = &gateway.node;
             node.spawn_socket("sibling", serve_sibling(Arc::clone(node), socket, query.ping, upgraded));
@@ -152,6 +166,7 @@ pub(super) async fn validate(
         ));
     };
     let ticket = gateway.node.settings.ticket_keys.read(&text, now_seconds())?;
+    gateway.node.check_revoked(&ticket)?;
     match ticket.aud {
         Side::Client => drop(gateway.node.find_pair(ticket.pair).await?),
         // A sibling may still hear the story of a pair that has ended.
@@ -168,6 +183,7 @@ pub(super) async fn validate(
 pub(super) struct Listening {
     pub(super) pair: PairId,
     pub(super) grants: Grants,
+    pub(super) pass: Pass,
     pub(super) feed: Feed,
     pub(super) state: Value,
 }
@@ -182,17 +198,20 @@ impl Gateway {
         SocketQuery::of(&handshake.uri)
     }
 
-    async fn open(&self, pair: PairId, query: &SocketQuery, protocols: &[String]) -> Result<Opened, Failure> {
-        let offers = query.offers(protocols)?;
-        let mut opened = self.node.open_client(pair, offers).await?;
-        opened.subprotocol = choose(protocols, opened.facts.format);
-        Ok(opened)
+    async fn open(
+        &self,
+        pair: PairId,
+        query: &SocketQuery,
+        protocols: &[String],
+    ) -> Result<(Unserved, Service), Failure> {
+        let opened = self.node.open_client(pair, query.offers(protocols)?).await?;
+        let subprotocol = choose(protocols, opened.facts.format, &opened.ruling.spec.subprotocols);
+        Ok((opened, Service { subprotocol, ping: query.ping, ..Service::default() }))
     }
 
-    fn serve(self: &Arc<Self>, handshake: Handshake, opened: Opened, ping: Option<u64>) -> Response {
-        let protocol = opened.subprotocol.clone();
-        let (response, upgraded) = handshake.accept(protocol.as_deref());
-        self.node.spawn_socket("client", serve_client(Arc::clone(&self.node), opened, ping, upgraded));
+    fn serve(self: &Arc<Self>, handshake: Handshake, opened: Unserved, service: Service) -> Response {
+        let (response, upgraded) = handshake.accept(service.subprotocol.as_deref());
+        self.node.spawn_socket("client", serve_client(Arc::clone(&self.node), opened, service, upgraded));
         response
     }
 
@@ -204,7 +223,7 @@ impl Gateway {
         cursor: Option<&str>,
     ) -> Result<Listening, Failure> {
         let pair = pair_of(pair)?;
-        let grants = self.grants_for_pair(bearer, pair, Side::Sibling)?;
+        let Admitted { grants, pass } = self.grants_for_pair(bearer, pair, Side::Sibling)?;
         let after = cursor
             .map(|cursor| read_cursor(pair, cursor))
             .transpose()
@@ -212,6 +231,7 @@ impl Gateway {
         // The feed first: what happens between the two looks is told, and the state is never older than the feed.
         let feed = Feed::open(&self.node, pair, after).await?;
         let found = self.node.find_even_ended(pair).await?;
-        Ok(Listening { pair, grants, feed, state: standing(pair, &found) })
+        let state = standing(&self.node, pair, &found).await?;
+        Ok(Listening { pair, grants, pass, feed, state })
     }
 }

@@ -48,6 +48,12 @@ impl<M> Hub<M> {
         self.rooms.get(name).map(|room| Arc::clone(&room))
     }
 
+    /// The rooms that have members here.
+    #[must_use]
+    pub fn room_names(&self) -> Vec<RoomName> {
+        self.rooms.iter().map(|room| room.key().clone()).collect()
+    }
+
     /// Seats a client in a room: frames reach its outbox from now on.
     pub fn enter(&self, name: &RoomName, pair: PairId, outbox: &Arc<Outbox>) -> Arc<Room> {
         // The entry stays locked while the member is added, so that an emptied room can't be removed in between.

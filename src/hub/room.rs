@@ -14,7 +14,9 @@ pub struct Room {
 }
 
 impl Room {
-    pub(super) fn new(name: RoomName) -> Self {
+    /// A room without members.
+    #[must_use]
+    pub fn new(name: RoomName) -> Self {
         Self { name, members: RwLock::default() }
     }
 
@@ -31,6 +33,21 @@ impl Room {
                 outbox.push(run);
             }
         }
+    }
+
+    /// The same for runs that have gone through the broker: the sender is known by its pair.
+    pub fn fan_out_but(&self, run: &Run, except: Option<PairId>) {
+        for (pair, outbox) in self.members.read().iter() {
+            if except != Some(*pair) {
+                outbox.push(run);
+            }
+        }
+    }
+
+    /// Whose client sockets sit here.
+    #[must_use]
+    pub fn pairs(&self) -> Vec<PairId> {
+        self.members.read().iter().map(|(pair, _)| *pair).collect()
     }
 
     /// Whether a pair's client socket sits here.
@@ -73,6 +90,9 @@ mod tests {
         hub.exit(&rooms[1], &outboxes[1]);
         rooms[0].fan_out(&Run::of(FrameKind::Text, b"y"), None);
         assert_eq!(queued(), [1, 1, 2]);
+        let pairs = rooms[0].pairs();
+        rooms[0].fan_out_but(&Run::of(FrameKind::Text, b"z"), Some(pairs[0]));
+        assert_eq!(queued().iter().sum::<u64>(), 5, "one of the two that are left");
         hub.exit(&rooms[0], &outboxes[0]);
         hub.exit(&rooms[2], &outboxes[2]);
         assert!(hub.room(&name).is_none(), "an empty room is forgotten");

@@ -52,7 +52,7 @@ impl Node {
     }
 
     /// Does something that must not be left in the middle when whoever wanted it goes away.
-    async fn to_the_end<T: Send + 'static>(
+    pub(super) async fn to_the_end<T: Send + 'static>(
         &self,
         name: &'static str,
         work: impl Future<Output = Result<T, Failure>> + Send + 'static,

@@ -151,6 +151,12 @@ impl Feed {
         self.replay.parts(page) && self.node.broker_is_healing() && !std::mem::replace(&mut self.waited, true)
     }
 
+    /// Says something about the connection, behind what is to be told already.
+    pub fn say(&mut self, kind: EventKind, data: Value) {
+        let item = self.aside(kind, data);
+        self.due.push_back(item);
+    }
+
     fn aside(&self, kind: EventKind, data: Value) -> FeedItem {
         (Arc::new(Event { kind, at: now_text(), data, cause: None }), self.replay.at())
     }

@@ -43,6 +43,7 @@ impl Node {
                 Some(Delivery::Message(Topic::Room(room), bytes)) => self.frames_arrived(&room, &bytes),
                 Some(Delivery::Message(_, bytes)) => self.mail_arrived(&bytes),
                 Some(Delivery::Entry(Topic::Pair(pair), entry)) => self.event_arrived(pair, &entry),
+                Some(Delivery::Entry(Topic::Cluster, entry)) => self.chronicle.hear(&entry),
                 Some(Delivery::Entry(topic, _)) => tracing::warn!(?topic, "an entry where none belongs"),
                 Some(Delivery::Down) => self.broker_delivers(false),
                 Some(Delivery::Lost) => self.broker_delivers(true),
@@ -51,7 +52,7 @@ impl Node {
         }
     }
 
-    fn frames_arrived(&self, room: &RoomName, bytes: &Bytes) {
+    fn frames_arrived(self: &Arc<Self>, room: &RoomName, bytes: &Bytes) {
         match Envelope::read(bytes) {
             // What this node published, it has delivered already.
             Ok(Envelope::Frames { from, run }) if from != self.id => {
@@ -59,6 +60,12 @@ impl Node {
                     room.fan_out(&run, None);
                 }
             }
+            Ok(Envelope::Ordered { except, run }) => {
+                if let Some(room) = self.hub.room(room) {
+                    room.fan_out_but(&run, except);
+                }
+            }
+            Ok(Envelope::Notice(notice)) => self.noticed(room, notice),
             Ok(_) => {}
             Err(why) => tracing::warn!(%room, why, "an envelope could not be read"),
         }
@@ -91,7 +98,7 @@ impl Node {
                 }
             }
             Ok(Envelope::Mail(Mail::Reply { number, outcome })) => self.complete(number, outcome),
-            Ok(Envelope::Frames { .. }) => tracing::warn!("frames where mail belongs"),
+            Ok(_) => tracing::warn!("something else where mail belongs"),
             Err(why) => tracing::warn!(why, "an envelope could not be read"),
         }
     }
@@ -114,11 +121,13 @@ impl Node {
 
     /// Live traffic stopped, or goes on: whoever listens reads what was missed. A client socket may have missed that it
     /// was asked to yield, and its story may have lost its end, if there is another primary.
-    fn broker_delivers(&self, delivers: bool) {
+    fn broker_delivers(self: &Arc<Self>, delivers: bool) {
         self.broker_state(|state| state.delivers = delivers);
         self.broker_shaken();
         if delivers {
             self.hub.tell_all(&Heard::Lost);
+            self.look_at_rooms();
+            self.chronicle.read_again();
             self.sweeps.store(SWEEPS, Relaxed);
             for (pair, _) in self.hub.clients() {
                 self.leave_mail(pair, ClientMail::LookAgain);

@@ -7,22 +7,29 @@
 mod ask;
 mod asked;
 mod burial;
+mod chronicle;
 mod drain;
 mod endings;
+mod facts;
 mod feed;
 mod inbound;
 mod interest;
 mod linger;
 mod once;
+mod owners;
 mod pairs;
 mod parting;
+mod pass;
 mod pulse;
 pub mod replay;
+mod revoked;
+mod rooms;
 mod story;
 mod sweep;
 mod take;
 
 use std::{
+    num::NonZeroU32,
     sync::{
         Arc, OnceLock,
         atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed},
@@ -40,17 +47,21 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 pub use ask::Line;
 pub use drain::DrainPlan;
 pub use endings::ended_because;
+pub use facts::{Facts, Found, NewPair};
 pub use feed::{Feed, FeedItem};
-pub use pairs::{Facts, Found, NewPair, Opened};
+pub use owners::may_not_publish;
+pub use pairs::{Opened, Unserved};
 pub use parting::{Parted, Parting};
+pub use pass::{Pass, Term};
+pub use rooms::{Entrant, Entry, RoomDefaults, RoomState, Ruling};
 pub use story::{Story, Told};
 
 use crate::{
     broker::{Broker, BrokerError, Group, Keep, Link, Member, Registry},
     hub::{Hub, Outbox, Room},
     protocol::{
-        Cause, Command, Envelope, Failure, Fault, Fence, Format, Mail, NodeId, Reply, Run, Settings,
-        SiblingId, TicketKeys, Topic, Violations,
+        Cause, Command, Envelope, Failure, Fault, Fence, Mail, NodeId, Order, PairId, Reply, RoomName, RoomSpec, Run,
+        Settings, SiblingId, TicketKeys, Topic, Violations,
     },
 };
 
@@ -75,6 +86,10 @@ pub struct NodeSettings {
     pub max_message_bytes: usize,
     /// What happens to a client that sends more, or another kind.
     pub violations: Violations,
+    /// What holds in rooms that no account has specified.
+    pub rooms: RoomDefaults,
+    /// How many commands a sibling may send each second; one that sends more is read more slowly.
+    pub commands_per_second: Option<NonZeroU32>,
     /// How long a socket may leave a ping unanswered.
     pub pong: Duration,
     /// How long a drain may take.
@@ -105,6 +120,22 @@ pub enum ClientMail {
         held: Fence,
         /// Told when this one has given the pair up.
         reply: ReplyTo,
+    },
+    /// A room is this by now.
+    RoomChanged {
+        /// What.
+        state: RoomState,
+        /// Who wanted it.
+        cause: Option<Cause>,
+    },
+    /// A room is closed.
+    RoomClosed {
+        /// Which.
+        room: RoomName,
+        /// A short phrase.
+        reason: String,
+        /// Who wanted it.
+        cause: Option<Cause>,
     },
     /// The pair is not this client socket's any more: its node was taken for dead.
     Disowned,
@@ -157,6 +188,8 @@ pub struct Node {
     lingering: linger::Lingering,
     /// Frames that the full queue to the broker did not take.
     unpublished: AtomicU64,
+    /// How often it was heard that rooms changed.
+    rules_heard: AtomicU64,
     /// Commands of other nodes that may come again.
     asked: asked::Asked<(NodeId, u64)>,
     /// Commands with keys that were carried out here.
@@ -172,6 +205,8 @@ pub struct Node {
     burying: AtomicBool,
     /// Groups that could not be left yet.
     unleft: parking_lot::Mutex<Vec<(Group, Member)>>,
+    /// What every node must know: which tickets are revoked.
+    chronicle: chronicle::Chronicle,
 }
 
 impl Node {
@@ -206,6 +241,7 @@ impl Node {
             broker_state: parking_lot::Mutex::new(inbound::BrokerState::GOOD),
             lingering: linger::Lingering::default(),
             unpublished: AtomicU64::new(0),
+            rules_heard: AtomicU64::new(0),
             asked: asked::Asked::default(),
             keyed: asked::Asked::default(),
             siblings: dashmap::DashSet::new(),
@@ -214,12 +250,17 @@ impl Node {
             sweeps: AtomicU32::new(0),
             burying: AtomicBool::new(false),
             unleft: parking_lot::Mutex::default(),
+            chronicle: chronicle::Chronicle::default(),
         });
         node.broker.subscribe(&Topic::Node(id)).await?;
+        // Subscribed to before it is read, and read before anybody is let in.
+        node.broker.subscribe(&Topic::Cluster).await?;
+        node.read_chronicle().await?;
         node.first_beat().await?;
         node.spawn("inbound", Arc::clone(&node).read_inbound(link.deliveries));
         node.spawn("pulse", Arc::clone(&node).keep_pulse());
         node.spawn("heads", Arc::clone(&node).watch_heads());
+        node.spawn("chronicle", Arc::clone(&node).follow_chronicle());
         node.spawn("linger", Arc::clone(&node).end_lingering());
         Ok(node)
     }
@@ -237,19 +278,28 @@ impl Node {
     /// Flow 1, a frame: to the room's members here at once, to those on other nodes through the broker. A lost or
     /// slow broker never holds a frame back from the members here. A node without its lease says nothing to the others:
     /// its client sockets may be somebody else's by now.
-    pub fn publish(&self, room: &Room, run: &Run, sender: Option<&Arc<Outbox>>) {
-        room.fan_out(run, sender);
-        if !self.leased() {
-            self.unpublished.fetch_add(run.frames(), Relaxed);
-            return;
+    ///
+    /// In a room with one order for all, the broker's order is that order: frames come back to this node as they come
+    /// to the others. False when the broker did not take them: then nobody gets them.
+    pub fn publish(&self, room: &Room, spec: &RoomSpec, run: &Run, sender: Option<(PairId, &Arc<Outbox>)>) -> bool {
+        let except = sender.filter(|_| !spec.echo);
+        if spec.order == Order::Room {
+            return self.publish_abroad(room, run, || Envelope::ordered(except.map(|(pair, _)| pair), run));
         }
-        let topic = Topic::Room(room.name().clone());
-        if self.broker.publish(&topic, Envelope::frames(self.id, run)).is_err() {
-            let lost = self.unpublished.fetch_add(run.frames(), Relaxed);
-            if lost == 0 {
-                tracing::warn!(room = %room.name(), "frames for other nodes were dropped: the broker is behind");
-            }
+        room.fan_out(run, except.map(|(_, outbox)| outbox));
+        self.publish_abroad(room, run, || Envelope::frames(self.id, run));
+        true
+    }
+
+    fn publish_abroad(&self, room: &Room, run: &Run, envelope: impl FnOnce() -> bytes::Bytes) -> bool {
+        let topic = || Topic::Room(room.name().clone());
+        if self.leased() && self.broker.publish(&topic(), envelope()).is_ok() {
+            return true;
         }
+        if self.unpublished.fetch_add(run.frames(), Relaxed) == 0 {
+            tracing::warn!(room = %room.name(), "frames for other nodes were dropped: the broker is behind");
+        }
+        false
     }
 
     /// Sends a reply to whoever asked.
@@ -318,7 +368,7 @@ pub fn now_seconds() -> u64 {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.as_secs())
 }
 
-/// The refusal of a client that can't speak what the room speaks.
-fn no_common_format(speaks: Format) -> Failure {
-    Failure::new(Fault::NoCommonFormat, format!("the room speaks {speaks}: ask for that format, or for none"))
+/// Milliseconds since 1970.
+fn now_millis() -> u64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64)
 }

@@ -7,9 +7,15 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use tokio::time::{Instant, sleep};
 
-use super::{ClientMail, Node, ReplyTo, asked::Heard, story::RETRY};
+use super::{
+    ClientMail, Node, ReplyTo,
+    ask::{BETWEEN_LOOKS, timed_out},
+    asked::Heard,
+    story::RETRY,
+};
 use crate::{
     broker::Begun,
     hub::Absent,
@@ -135,6 +141,38 @@ impl Node {
             }
         }
         false
+    }
+
+    /// Carries out a command that no client socket has to: once, if it has a key, whoever sends it again.
+    ///
+    /// # Errors
+    /// What `work` fails with, now or the first time; [`Fault::Timeout`] when another is at it for too long.
+    pub async fn once(
+        self: &Arc<Self>,
+        pair: PairId,
+        key: Option<String>,
+        command: &'static str,
+        work: impl Future<Output = Result<Value, Failure>> + Send + 'static,
+    ) -> Result<Value, Failure> {
+        let Some(key) = key else { return work.await };
+        let deadline = Instant::now() + self.settings.command_timeout;
+        let token = loop {
+            match self.begin(pair, &key, command).await? {
+                Once::Now(token) => break token,
+                Once::Known(Reply::Done(result)) => return Ok(result),
+                Once::Known(Reply::Failed(failure)) => return Err(failure),
+                Once::Known(Reply::Again | Reply::NotHere) if Instant::now() < deadline => sleep(BETWEEN_LOOKS).await,
+                Once::Known(Reply::Again | Reply::NotHere) => return Err(timed_out()),
+            }
+        };
+        let node = Arc::clone(self);
+        self.to_the_end(command, async move {
+            let outcome = work.await;
+            let reply = outcome.clone().map_or_else(Reply::Failed, Reply::Done);
+            node.settle(pair, &key, token, command, &reply).await;
+            outcome
+        })
+        .await
     }
 
     /// What became of a command with a key, when its pair's client socket is not there (any more) to say; `None` when

@@ -111,7 +111,7 @@ impl Node {
             let step = match self.try_parting(parting).await {
                 Ok(Step::Missing) => {
                     // The broker lost its data: told again what it knew, it takes the end as well.
-                    self.restore(parting.pair, parting.fence, &parting.facts).await.map(|known| match known {
+                    self.restore(parting.pair, parting.fence, &parting.facts, None).await.map(|known| match known {
                         true => Step::Missing,
                         false => Step::Refused,
                     })

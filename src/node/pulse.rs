@@ -215,6 +215,7 @@ impl Node {
                 _ = tick.tick() => {}
                 () = self.stopped.cancelled() => return,
             }
+            self.look_at_chronicle().await;
             for pairs in self.hub.watched().chunks(BATCH) {
                 let topics: Vec<_> = pairs.iter().copied().map(Topic::Pair).collect();
                 let Ok(heads) = self.broker.heads(&topics).await else { break };

@@ -87,7 +87,9 @@ impl From<Fault> for CloseCode {
             Fault::Internal
             | Fault::Timeout
             | Fault::ClientDetached
+            | Fault::RoomFull
             | Fault::Overloaded
+            | Fault::AuthorizerUnavailable
             | Fault::BrokerUnavailable => Self::Overloaded,
         }
     }

@@ -1,12 +1,17 @@
 //! Commands: what a sibling may ask for on behalf of its client socket.
 
-use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
-use schemars::{JsonSchema, Schema, schema_for};
+use schemars::{Schema, schema_for};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
-use serde_json::{Map, Value};
+use serde_json::Value;
 
-use super::{Failure, Fault, FrameKind, Rate, RoomName, Side, Slow};
+use super::{
+    Failure, Fault, FrameKind, RoomSpec,
+    params::{
+        CloseParams, KickParams, LeaveParams, MembersParams, MoveParams, NoParams, PauseParams, PayloadParams,
+        ReasonParams, ResumeParams, SetParams, TicketParams, invalid,
+    },
+};
 
 /// One frame's worth of payload.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -16,30 +21,6 @@ pub struct Payload {
     /// The bytes, as they go onto the wire.
     #[serde(with = "serde_bytes_bytes")]
     pub bytes: Bytes,
-}
-
-/// A direction of the pipe, seen from the client.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum Direction {
-    /// From the client.
-    In,
-    /// To the client.
-    Out,
-    /// Both.
-    Both,
-}
-
-/// What becomes of frames while a direction is paused.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum PausePolicy {
-    /// They wait in the bounded queue.
-    Buffer,
-    /// They are dropped and counted.
-    Drop,
-    /// The client's socket is not read: TCP holds its sender back. Towards the client, the same as `buffer`.
-    Hold,
 }
 
 /// One command, checked as far as it can be without knowing the pair.
@@ -71,101 +52,16 @@ pub enum Command {
     RoomGet,
     /// `room.members`
     RoomMembers(MembersParams),
+    /// `room.set`
+    RoomSet(Box<RoomSpec>),
+    /// `room.kick`
+    RoomKick(KickParams),
+    /// `room.close`
+    RoomClose(ReasonParams),
+    /// The effect of `room.kick` on its target. Nobody can ask for it directly.
+    Leave(LeaveParams),
     /// `rpc.discover`
     Discover,
-}
-
-macro_rules! params {
-    ($($(#[$doc:meta])* $name:ident { $($(#[$field_doc:meta])* $field:ident : $kind:ty,)* })*) => {
-        $($(#[$doc])*
-        #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-        #[serde(deny_unknown_fields)]
-        pub struct $name { $($(#[$field_doc])* pub $field: $kind,)* })*
-    };
-}
-
-params! {
-    /// No params.
-    NoParams {}
-    /// A ticket for one side of the pair.
-    TicketParams {
-        /// The side that it opens.
-        side: Side,
-        /// The caller's grants or fewer; the caller's when left out.
-        #[serde(default)] grants: Option<Vec<String>>,
-        /// Seconds that it lives.
-        #[serde(default)] ttl: Option<u64>,
-    }
-    /// Why.
-    ReasonParams {
-        /// A short phrase for the close frame.
-        #[serde(default)] reason: Option<String>,
-    }
-    /// One frame, as text or as base64; in MessagePack also as binary data.
-    PayloadParams {
-        /// A text frame.
-        #[serde(default)] text: Option<String>,
-        /// A binary frame.
-        #[serde(default)] base64: Option<String>,
-        /// A binary frame, in MessagePack.
-        #[serde(default)] binary: Option<Binary>,
-    }
-    /// Binary data as the MessagePack reader hands it on.
-    Binary {
-        /// The bytes.
-        base64: String,
-    }
-    /// Another room.
-    MoveParams {
-        /// Its name.
-        #[schemars(with = "String")]
-        room: RoomName,
-    }
-    /// Stop frames.
-    PauseParams {
-        /// Which.
-        direction: Direction,
-        /// What becomes of them.
-        #[serde(default = "buffer")] policy: PausePolicy,
-    }
-    /// Let frames go on.
-    ResumeParams {
-        /// Which.
-        direction: Direction,
-    }
-    /// Settings to change; what is left out stays.
-    SetParams {
-        /// Bound of the queue towards the client, in bytes.
-        #[serde(default)] queue_bytes: Option<usize>,
-        /// What happens when it is full.
-        #[serde(default)] slow: Option<Slow>,
-        /// How much the client may send; null lifts the limit.
-        #[serde(default, deserialize_with = "said")]
-        #[schemars(with = "Option<Rate>")]
-        rate: Option<Option<Rate>>,
-        /// Seconds between pings.
-        #[serde(default)] ping: Option<u64>,
-        /// The pair's meta data, replaced as a whole.
-        #[serde(default)] meta: Option<Map<String, Value>>,
-    }
-    /// Close the client socket.
-    CloseParams {
-        /// 1000, or 4000 to 4999.
-        #[serde(default)] code: Option<u16>,
-        /// A short phrase, at most 123 bytes.
-        #[serde(default)] reason: Option<String>,
-    }
-    /// A part of a list.
-    MembersParams {
-        /// The last id of the part before.
-        #[serde(default)] after: Option<String>,
-        /// How many, 1 to 1000.
-        #[serde(default)] limit: Option<usize>,
-    }
-}
-
-const fn buffer() -> PausePolicy {
-    PausePolicy::Buffer
 }
 
 /// A command's entry in the table of all.
@@ -208,6 +104,9 @@ methods! {
     "client.ping", NoParams, "Measures the round trip to the client.", |_| Ok(Command::Ping);
     "room.get", NoParams, "The pair's own room.", |_| Ok(Command::RoomGet);
     "room.members", MembersParams, "Who is in the pair's own room.", |p| p.check().map(Command::RoomMembers);
+    "room.set", RoomSpec, "Sets the specification of the pair's own room.", |p| Ok(Command::RoomSet(Box::new(p)));
+    "room.kick", KickParams, "Closes another member's client socket.", |p| p.check().map(Command::RoomKick);
+    "room.close", ReasonParams, "Closes the client sockets of all members with 3511.", |p| Ok(Command::RoomClose(p));
     "rpc.discover", NoParams, "The OpenRPC document.", |_| Ok(Command::Discover);
 }
 
@@ -252,14 +151,12 @@ impl Command {
             Self::Ping => "client.ping",
             Self::RoomGet => "room.get",
             Self::RoomMembers(_) => "room.members",
+            Self::RoomSet(_) => "room.set",
+            Self::RoomKick(_) | Self::Leave(_) => "room.kick",
+            Self::RoomClose(_) => "room.close",
             Self::Discover => "rpc.discover",
         }
     }
-}
-
-/// A failure that names the field.
-fn invalid(message: impl Into<String>) -> Failure {
-    Failure::new(Fault::InvalidParams, message)
 }
 
 fn cut(text: &str) -> &str {
@@ -268,84 +165,6 @@ fn cut(text: &str) -> &str {
 
 fn typed<T: DeserializeOwned>(params: Value) -> Result<T, Failure> {
     serde_path_to_error::deserialize(params).map_err(|e| Failure::misfit("params", &e))
-}
-
-impl PayloadParams {
-    fn payload(self) -> Result<Payload, Failure> {
-        let decode = |text: String| {
-            STANDARD.decode(text).map(Bytes::from).map_err(|_| invalid("base64: not standard base64 with padding"))
-        };
-        let (kind, bytes) = match (self.text, self.base64, self.binary) {
-            (Some(text), None, None) => (FrameKind::Text, Bytes::from(text)),
-            (None, Some(data), None) | (None, None, Some(Binary { base64: data })) => {
-                (FrameKind::Binary, decode(data)?)
-            }
-            _ => return Err(invalid("params: exactly one of text and base64 (in MessagePack also binary)")),
-        };
-        Ok(Payload { kind, bytes })
-    }
-}
-
-impl SetParams {
-    fn check(self) -> Result<Self, Failure> {
-        let rates = self.rate.flatten();
-        let rates = rates.iter().flat_map(|r| [r.messages_per_second, r.bytes_per_second]).flatten();
-        match &self {
-            Self { queue_bytes: None, slow: None, rate: None, ping: None, meta: None } => {
-                Err(invalid("params: at least one of queue_bytes, slow, rate, ping, meta"))
-            }
-            Self { queue_bytes: Some(n), .. } if !(1_024..=64 << 20).contains(n) => {
-                Err(invalid("queue_bytes: 1024 to 67108864"))
-            }
-            Self { ping: Some(n), .. } if !(1..=3_600).contains(n) => Err(invalid("ping: 1 to 3600 seconds")),
-            Self { meta: Some(meta), .. } => check_meta(meta).map(|()| self),
-            _ if rates.into_iter().any(|r| !(0.1..=1e12).contains(&r)) => {
-                Err(invalid("rate: 0.1 or more per second"))
-            }
-            _ => Ok(self),
-        }
-    }
-}
-
-/// Meta data is an application's own, up to 4 KiB of JSON.
-///
-/// # Errors
-/// [`Fault::InvalidParams`] when it is larger.
-pub fn check_meta(meta: &Map<String, Value>) -> Result<(), Failure> {
-    let size = serde_json::to_vec(meta).map_or(usize::MAX, |bytes| bytes.len());
-    if size > 4_096 { Err(invalid("meta: at most 4096 bytes of JSON")) } else { Ok(()) }
-}
-
-impl CloseParams {
-    fn check(self) -> Result<Self, Failure> {
-        if self.code.is_some_and(|code| code != 1000 && !(4000..=4999).contains(&code)) {
-            return Err(invalid("code: 1000, or 4000 to 4999"));
-        }
-        if self.reason.as_ref().is_some_and(|reason| reason.len() > super::LONGEST_REASON) {
-            return Err(invalid("reason: at most 123 bytes"));
-        }
-        Ok(self)
-    }
-}
-
-impl MembersParams {
-    /// How many a page has when nothing is said.
-    pub const LIMIT: usize = 100;
-
-    fn check(self) -> Result<Self, Failure> {
-        if self.limit.is_some_and(|limit| !(1..=1_000).contains(&limit)) {
-            return Err(invalid("limit: 1 to 1000"));
-        }
-        if self.after.as_ref().is_some_and(|after| after.len() > 128) {
-            return Err(invalid("after: the id of a member"));
-        }
-        Ok(self)
-    }
-}
-
-/// Tells a field that says null from one that is left out.
-fn said<'de, T: Deserialize<'de>, D: serde::Deserializer<'de>>(d: D) -> Result<Option<T>, D::Error> {
-    T::deserialize(d).map(Some)
 }
 
 /// `Bytes` as a byte string, without a detour over a list of numbers.
@@ -367,6 +186,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::protocol::PairId;
 
     fn fault(method: &str, params: Value) -> Failure {
         Command::read(method, params).unwrap_err()
@@ -391,6 +211,9 @@ mod tests {
             ("client.close", json!({"code": 1001}), "code"),
             ("client.close", json!({"reason": "x".repeat(124)}), "reason"),
             ("room.members", json!({"limit": 0}), "limit"),
+            ("room.set", json!({"formt": "text"}), "formt"),
+            ("room.kick", json!({"pair": "x"}), "pair"),
+            ("room.kick", json!({"pair": PairId::fresh(), "code": 3503}), "code"),
             ("client.ping", json!({"key": ""}), "key"),
             ("client.ping", json!({"x": 1}), "x"),
         ] {
@@ -408,6 +231,8 @@ mod tests {
             ("client.push", json!({"text": "é", "key": "k"})),
             ("client.set", json!({"rate": {"messages_per_second": 5}, "meta": {"a": [1, null]}})),
             ("pair.ticket", json!({"side": "client", "grants": ["*"], "ttl": 5})),
+            ("room.set", json!({"format": ["json", "text"], "rate": {"messages_per_second": 5}, "meta": {"a": 1}})),
+            ("room.kick", json!({"pair": PairId::fresh(), "code": 4001})),
             ("rpc.discover", json!({})),
         ] {
             let (command, _) = Command::read(method, params).unwrap();

@@ -1,10 +1,9 @@
 //! Envelopes: what one node says to another through the broker.
 //!
-//! Two layouts behind one version byte: runs of frames, which are sliced and not decoded, and messages in
-//! MessagePack. A node ignores what it does not understand, so that two versions can share a cluster.
+//! Behind one version byte: runs of frames, which are sliced and not decoded, and messages in MessagePack. A node ignores what it does not understand, so that two versions can share a cluster.
 
 use bytes::{BufMut, Bytes, BytesMut};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::Value;
 use uuid::Uuid;
 
@@ -13,7 +12,9 @@ use super::{Cause, Command, Failure, Fault, Fence, NodeId, PairId, Run};
 const VERSION: u8 = 1;
 const FRAMES: u8 = 0;
 const MAIL: u8 = 1;
-/// Version, layout, the node that published.
+const ORDERED: u8 = 2;
+const NOTICE: u8 = 3;
+/// Version, layout, and the node that published, or the pair.
 const FRAMES_HEAD: usize = 2 + 16;
 
 /// What one node tells one other.
@@ -52,6 +53,20 @@ pub enum Mail {
     },
 }
 
+/// What one node tells all that have members of a room.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum Notice {
+    /// Another specification holds: look it up.
+    Changed(Option<Cause>),
+    /// All members are to be closed.
+    Closed {
+        /// A short phrase.
+        reason: String,
+        /// Who wanted it.
+        cause: Option<Cause>,
+    },
+}
+
 /// What came of an [`Mail::Ask`].
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum Reply {
@@ -75,6 +90,16 @@ pub enum Envelope {
         /// The frames.
         run: Run,
     },
+    /// Frames for all of a room's members, those of the publishing node included, in the order in which they come
+    /// out of the broker.
+    Ordered {
+        /// The member that they are not for: their sender.
+        except: Option<PairId>,
+        /// The frames.
+        run: Run,
+    },
+    /// Something for the members of a room.
+    Notice(Notice),
     /// Anything else.
     Mail(Mail),
 }
@@ -83,12 +108,13 @@ impl Envelope {
     /// Writes frames: the one copy on the way to the broker.
     #[must_use]
     pub fn frames(from: NodeId, run: &Run) -> Bytes {
-        let mut bytes = BytesMut::with_capacity(FRAMES_HEAD + run.len());
-        bytes.put_u8(VERSION);
-        bytes.put_u8(FRAMES);
-        bytes.put_slice(from.uuid().as_bytes());
-        bytes.put_slice(run.wire());
-        bytes.freeze()
+        with_head(FRAMES, from.uuid(), run)
+    }
+
+    /// Writes frames that are to have one order.
+    #[must_use]
+    pub fn ordered(except: Option<PairId>, run: &Run) -> Bytes {
+        with_head(ORDERED, except.map_or(Uuid::nil(), PairId::uuid), run)
     }
 
     /// Writes mail.
@@ -96,33 +122,64 @@ impl Envelope {
     /// # Errors
     /// [`Fault::Internal`] when it can't be encoded.
     pub fn mail(mail: &Mail) -> Result<Bytes, Failure> {
-        let mut bytes = vec![VERSION, MAIL];
-        rmp_serde::encode::write_named(&mut bytes, mail).map_err(|e| Failure::new(Fault::Internal, e.to_string()))?;
-        Ok(bytes.into())
+        message(MAIL, mail)
     }
 
-    /// Reads either. Frames are slices of `bytes`.
+    /// Writes a notice.
+    ///
+    /// # Errors
+    /// [`Fault::Internal`] when it can't be encoded.
+    pub fn notice(notice: &Notice) -> Result<Bytes, Failure> {
+        message(NOTICE, notice)
+    }
+
+    /// Reads any of them. Frames are slices of `bytes`.
     ///
     /// # Errors
     /// A phrase that says what is wrong.
     pub fn read(bytes: &Bytes) -> Result<Self, String> {
         match bytes.get(..2) {
             Some([VERSION, FRAMES]) => {
-                let from = bytes.get(2..FRAMES_HEAD).ok_or("frames without a sender")?;
-                let from = NodeId::from_uuid(Uuid::from_slice(from).map_err(|e| e.to_string())?);
-                let run = Run::from_wire(bytes.slice(FRAMES_HEAD..)).map_err(|e| e.to_string())?;
-                Ok(Self::Frames { from, run })
+                let (from, run) = headed(bytes)?;
+                Ok(Self::Frames { from: NodeId::from_uuid(from), run })
             }
-            Some([VERSION, MAIL]) => {
-                let mut rest = &bytes[2..];
-                let mut reader = rmp_serde::Deserializer::new(&mut rest);
-                reader.set_max_depth(super::strict::DEEPEST + 32);
-                Mail::deserialize(&mut reader).map(Self::Mail).map_err(|e| e.to_string())
+            Some([VERSION, ORDERED]) => {
+                let (except, run) = headed(bytes)?;
+                Ok(Self::Ordered { except: Some(except).filter(|id| !id.is_nil()).map(PairId::from_uuid), run })
             }
+            Some([VERSION, MAIL]) => decoded(&bytes[2..]).map(Self::Mail),
+            Some([VERSION, NOTICE]) => decoded(&bytes[2..]).map(Self::Notice),
             Some([version, _]) if *version != VERSION => Err(format!("version {version}")),
             _ => Err("unknown layout".into()),
         }
     }
+}
+
+fn with_head(layout: u8, id: Uuid, run: &Run) -> Bytes {
+    let mut bytes = BytesMut::with_capacity(FRAMES_HEAD + run.len());
+    bytes.put_u8(VERSION);
+    bytes.put_u8(layout);
+    bytes.put_slice(id.as_bytes());
+    bytes.put_slice(run.wire());
+    bytes.freeze()
+}
+
+fn headed(bytes: &Bytes) -> Result<(Uuid, Run), String> {
+    let id = bytes.get(2..FRAMES_HEAD).ok_or("frames without a head")?;
+    let id = Uuid::from_slice(id).map_err(|e| e.to_string())?;
+    Ok((id, Run::from_wire(bytes.slice(FRAMES_HEAD..)).map_err(|e| e.to_string())?))
+}
+
+fn message<T: Serialize>(layout: u8, message: &T) -> Result<Bytes, Failure> {
+    let mut bytes = vec![VERSION, layout];
+    rmp_serde::encode::write_named(&mut bytes, message).map_err(|e| Failure::new(Fault::Internal, e.to_string()))?;
+    Ok(bytes.into())
+}
+
+fn decoded<T: DeserializeOwned>(mut rest: &[u8]) -> Result<T, String> {
+    let mut reader = rmp_serde::Deserializer::new(&mut rest);
+    reader.set_max_depth(super::strict::DEEPEST + 32);
+    T::deserialize(&mut reader).map_err(|e| e.to_string())
 }
 
 #[cfg(test)]
@@ -152,12 +209,19 @@ mod tests {
     #[test]
     fn frames_are_sliced() {
         let (from, run) = (NodeId::fresh(), Run::of(FrameKind::Binary, b"payload"));
-        assert_eq!(Envelope::read(&Envelope::frames(from, &run)), Ok(Envelope::Frames { from, run }));
+        let frames = Envelope::Frames { from, run: run.clone() };
+        assert_eq!(Envelope::read(&Envelope::frames(from, &run)), Ok(frames));
+        for except in [None, Some(PairId::fresh())] {
+            let ordered = Envelope::Ordered { except, run: run.clone() };
+            assert_eq!(Envelope::read(&Envelope::ordered(except, &run)), Ok(ordered));
+        }
+        let notice = Notice::Closed { reason: "late".into(), cause: None };
+        assert_eq!(Envelope::read(&Envelope::notice(&notice).unwrap()), Ok(Envelope::Notice(notice)));
     }
 
     proptest! {
         #[test]
-        fn noise_never_panics(mut noise: Vec<u8>, layout in 0u8..3) {
+        fn noise_never_panics(mut noise: Vec<u8>, layout in 0u8..5) {
             let _ = Envelope::read(&Bytes::from(noise.clone()));
             noise.splice(0..0, [VERSION, layout]);
             let _ = Envelope::read(&Bytes::from(noise));

@@ -47,6 +47,14 @@ kinds! {
     ClientLagging = "client.lagging";
     /// It no longer does.
     ClientCaughtUp = "client.caught_up";
+    /// The client sends more than its rate, and is read more slowly.
+    ClientLimited = "client.limited";
+    /// Another specification holds in the client's room.
+    RoomChanged = "room.changed";
+    /// The client's room was closed, and its socket with it.
+    RoomClosed = "room.closed";
+    /// The ticket of a socket is about to expire. Kept where it is the client socket's; a sibling's own is not.
+    TicketExpiring = "ticket.expiring";
     /// The pair ended.
     PairEnded = "pair.ended";
     /// The node stops: come back elsewhere. Not kept.

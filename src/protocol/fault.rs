@@ -1,5 +1,7 @@
 //! Faults: the ways in which a request can fail, one table for JSON-RPC, HTTP and close codes.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
 macro_rules! faults {
@@ -73,10 +75,14 @@ faults! {
     ClientDetached = -32017, "client_detached", 409, true;
     /// Too many requests.
     RateLimited = -32029, "rate_limited", 429, true;
+    /// The room has as many members as it takes.
+    RoomFull = -32056, "room_full", 503, true;
     /// The node has too much to do.
     Overloaded = -32053, "overloaded", 503, true;
     /// The node is stopping; another will answer.
     Draining = -32054, "draining", 503, true;
+    /// Who decides on tokens, or has their keys, can't be reached.
+    AuthorizerUnavailable = -32055, "authorizer_unavailable", 503, true;
     /// The broker can't be reached.
     BrokerUnavailable = -32050, "broker_unavailable", 503, true;
 }
@@ -89,13 +95,23 @@ pub struct Failure {
     pub fault: Fault,
     /// What went wrong and what would be right.
     pub message: String,
+    /// How long to wait before trying again, in milliseconds, where that is known better than from its kind.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    wait_ms: Option<u64>,
 }
 
 impl Failure {
     /// A failure of this kind.
     #[must_use]
     pub fn new(fault: Fault, message: impl Into<String>) -> Self {
-        Self { fault, message: message.into() }
+        Self { fault, message: message.into(), wait_ms: None }
+    }
+
+    /// The same failure, which goes away after `wait`.
+    #[must_use]
+    pub fn retry_after(self, wait: Duration) -> Self {
+        let wait_ms = u64::try_from(wait.as_nanos().div_ceil(1_000_000)).ok();
+        Self { wait_ms, ..self }
     }
 
     /// A value that does not fit its type: the message names the field.
@@ -113,9 +129,10 @@ impl Failure {
     /// How long to wait before trying again, in milliseconds, where that helps.
     #[must_use]
     pub fn retry_after_ms(&self) -> Option<u64> {
-        self.fault.retryable().then_some(match self.fault {
-            Fault::Timeout | Fault::ClientDetached => 200,
-            _ => 1_000,
+        self.fault.retryable().then_some(match (self.wait_ms, self.fault) {
+            (Some(wait), _) => wait,
+            (None, Fault::Timeout | Fault::ClientDetached) => 200,
+            (None, _) => 1_000,
         })
     }
 }

@@ -58,6 +58,14 @@ impl Grants {
         })
     }
 
+    /// What both cover.
+    #[must_use]
+    pub fn common(&self, other: &Self) -> Self {
+        let of_both = self.0.iter().filter(|name| other.cover(name));
+        let of_other = other.0.iter().filter(|name| self.cover(name) && !self.0.contains(name));
+        Self(of_both.chain(of_other).cloned().collect())
+    }
+
     /// The first of `wanted` that goes beyond these.
     #[must_use]
     pub fn lacking<'a>(&self, wanted: &'a Self) -> Option<&'a str> {
@@ -80,6 +88,18 @@ mod tests {
         assert!(!some.cover("room.set") && !some.cover("clients.close") && !some.cover("*"));
         assert_eq!(some.lacking(&grants(&["client.send", "room.*"])), Some("room.*"));
         assert_eq!(Grants::all().lacking(&grants(&["*", "room.*"])), None);
+    }
+
+    #[test]
+    fn what_two_have_in_common_is_within_both() {
+        let sibling = Grants::of_a_sibling();
+        assert_eq!(sibling.common(&Grants::all()), sibling);
+        assert_eq!(Grants::all().common(&sibling), sibling);
+        let few = grants(&["client.send", "room.*", "pair.*"]);
+        let names =
+            ["pair.*", "room.get", "room.members", "room.watch", "room.unwatch", "room.signal", "client.send"];
+        assert_eq!(sibling.common(&few), grants(&names));
+        assert_eq!(sibling.common(&grants(&["room.set"])), grants(&[]));
     }
 
     #[test]

@@ -127,6 +127,12 @@ impl RoomName {
     }
 }
 
+impl std::borrow::Borrow<str> for RoomName {
+    fn borrow(&self) -> &str {
+        &self.0
+    }
+}
+
 impl FromStr for RoomName {
     type Err = BadName;
     fn from_str(text: &str) -> Result<Self, BadName> {

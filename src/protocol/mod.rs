@@ -1,5 +1,6 @@
 //! Floor 0: values that cross a wire. No I/O, no tasks, no clock.
 
+mod account;
 mod close;
 mod command;
 mod cursor;
@@ -8,27 +9,34 @@ mod event;
 mod fault;
 mod grant;
 mod id;
+mod params;
+mod revocation;
 mod room;
 mod rpc;
 mod run;
+mod spec;
 mod strict;
 mod ticket;
 mod topic;
 
+pub use account::{Account, Authority, PUBLISH, Pattern};
 pub use close::{CloseCode, Closing, LONGEST_REASON};
-pub use command::{
-    CloseParams, Command, Direction, METHODS, MembersParams, Method, MoveParams, PauseParams, PausePolicy, Payload,
-    ReasonParams, ResumeParams, SetParams, TicketParams, check_meta,
-};
+pub use command::{Command, METHODS, Method, Payload};
 pub use cursor::{BadCursor, read_cursor, write_cursor};
-pub use envelope::{Envelope, Mail, Reply};
+pub use envelope::{Envelope, Mail, Notice, Reply};
 pub use event::{Cause, Event, EventKind, Told};
 pub use fault::{Failure, Fault};
 pub use grant::Grants;
 pub use id::{BadName, Fence, NodeId, PairId, Position, RoomName, SiblingId};
-pub use room::{Format, FrameKind, Rate, Settings, Slow, Violations};
-pub use rpc::{Answer, BadRequest, Codec, Message, Notification, Request};
+pub use params::{
+    CloseParams, Direction, KickParams, LeaveParams, MembersParams, MoveParams, PauseParams, PausePolicy,
+    ReasonParams, ResumeParams, SetParams, TicketParams, check_meta,
+};
+pub use revocation::{CLOCKS_DIFFER, Revocation};
+pub use room::{Chosen, Format, FrameKind, QUEUE_BYTES, Rate, Settings, Slow, Violations};
+pub use rpc::{Answer, BadRequest, Codec, MOST_IN_BATCH, Message, Notification, Request};
 pub use run::{BadRun, Run, RunBuilder};
+pub use spec::{History, OneOrMany, Order, Publish, RoomSpec};
 pub use strict::from_json as strict_json;
-pub use ticket::{Side, Ticket, TicketKeys};
+pub use ticket::{LONGEST_TICKET, Side, Ticket, TicketKeys};
 pub use topic::Topic;

@@ -4,6 +4,11 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use super::{Failure, Fault, RoomSpec};
+
+/// The bounds of the bound of a queue towards a client, in bytes.
+pub const QUEUE_BYTES: std::ops::RangeInclusive<usize> = 1_024..=64 << 20;
+
 /// What a pipe speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "lowercase")]
@@ -105,11 +110,12 @@ pub enum Slow {
     DropNewest,
 }
 
-/// What happens when a client sends a frame of the wrong kind or over the limit.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+/// What happens when a client sends a frame that it may not: of the wrong kind, over the limit, or any where not
+/// everyone may publish.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Violations {
-    /// Its socket is closed with 1003 or 1009.
+    /// Its socket is closed with 1003, 1009 or 3503.
     #[default]
     Close,
     /// The frame is dropped and counted.
@@ -128,7 +134,34 @@ pub struct Rate {
     pub bytes_per_second: Option<f64>,
 }
 
-/// The settings of one pipe that `client.set` can change while it is open. They stay with the pair.
+impl Rate {
+    /// Checks that it can be kept.
+    ///
+    /// # Errors
+    /// [`Fault::InvalidParams`].
+    pub fn check(&self) -> Result<(), Failure> {
+        let limits = [self.messages_per_second, self.bytes_per_second];
+        match limits.into_iter().flatten().any(|limit| !(0.1..=1e12).contains(&limit)) {
+            true => Err(Failure::new(Fault::InvalidParams, "rate: 0.1 or more per second")),
+            false => Ok(()),
+        }
+    }
+
+    /// The stricter of both, in each of its parts.
+    #[must_use]
+    pub fn stricter(self, other: Self) -> Self {
+        let least = |a: Option<f64>, b: Option<f64>| match (a, b) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (limit, None) | (None, limit) => limit,
+        };
+        Self {
+            messages_per_second: least(self.messages_per_second, other.messages_per_second),
+            bytes_per_second: least(self.bytes_per_second, other.bytes_per_second),
+        }
+    }
+}
+
+/// The settings of one pipe that hold.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Settings {
     /// The bound of the queue towards the client, in bytes.
@@ -139,4 +172,37 @@ pub struct Settings {
     pub rate: Option<Rate>,
     /// Seconds between pings.
     pub ping: u64,
+}
+
+/// The settings of one pipe that `client.set` chose for it. They stay with the pair.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Chosen {
+    /// The bound of the queue towards the client, in bytes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub queue_bytes: Option<usize>,
+    /// What happens when it is full.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub slow: Option<Slow>,
+    /// What the client may send.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rate: Option<Rate>,
+    /// Seconds between pings.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ping: Option<u64>,
+}
+
+impl Settings {
+    /// What holds for a pipe: what was chosen for it, else what its room says, else these. A room's rate can't be
+    /// chosen away.
+    #[must_use]
+    pub fn with(&self, spec: &RoomSpec, chosen: &Chosen) -> Self {
+        let rates = [chosen.rate, spec.rate, self.rate];
+        Self {
+            queue_bytes: chosen.queue_bytes.or(spec.queue_bytes).unwrap_or(self.queue_bytes),
+            slow: chosen.slow.or(spec.slow).unwrap_or(self.slow),
+            rate: rates.into_iter().flatten().reduce(Rate::stricter),
+            ping: chosen.ping.unwrap_or(self.ping),
+        }
+    }
 }

@@ -113,6 +113,15 @@ impl Message {
             value => Self::One(Request::from_value(value)),
         }
     }
+
+    /// How many requests it counts for.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        match self {
+            Self::One(_) => 1,
+            Self::Batch(all) => all.len(),
+        }
+    }
 }
 
 impl Request {

@@ -2,14 +2,14 @@
 
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation, decode, encode};
 use serde::{Deserialize, Serialize};
-use uuid::Uuid;
+use uuid::{NoContext, Timestamp, Uuid};
 
 use super::{Failure, Fault, Grants, PairId};
 
-/// Who signs.
-const ISSUER: &str = "sibling-sockets";
 /// The longest token that is looked at, in bytes.
 const LONGEST: usize = 8 * 1024;
+/// The longest that a ticket may live, in seconds: a day. What is revoked can be forgotten after that.
+pub const LONGEST_TICKET: u64 = 86_400;
 
 /// The side of a pair that a ticket opens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
@@ -44,15 +44,47 @@ pub struct Ticket {
     pub grants: Grants,
     /// When it ends, in seconds since 1970.
     pub exp: u64,
-    /// Its own name.
+    /// Its own name, in which is when it was made.
     pub jti: Uuid,
 }
 
+/// When a ticket was made, as its name says, in milliseconds since 1970; `None` for what is no ticket's name.
+pub(super) fn made(jti: Uuid) -> Option<u64> {
+    let (seconds, nanos) = jti.get_timestamp().filter(|_| jti.get_version_num() == 7)?.to_unix();
+    Some(seconds * 1_000 + u64::from(nanos) / 1_000_000)
+}
+
 impl Ticket {
+    /// Who signs tickets, as they say it.
+    pub const ISSUER: &str = "sibling-sockets";
+
     /// A ticket that ends at `exp` (seconds since 1970).
     #[must_use]
     pub fn new(aud: Side, pair: PairId, grants: Grants, exp: u64) -> Self {
-        Self { iss: ISSUER.into(), aud, pair, grants, exp, jti: Uuid::now_v7() }
+        Self { iss: Self::ISSUER.into(), aud, pair, grants, exp, jti: Uuid::now_v7() }
+    }
+
+    /// The same, with a name by which it was made after that time (in milliseconds since 1970).
+    #[must_use]
+    pub fn made_after(self, time: u64) -> Self {
+        if self.made() > time {
+            return self;
+        }
+        let next = time + 1;
+        let at = Timestamp::from_unix(NoContext, next / 1_000, (next % 1_000) as u32 * 1_000_000);
+        Self { jti: Uuid::new_v7(at), ..self }
+    }
+
+    /// When it was made, in milliseconds since 1970.
+    #[must_use]
+    pub fn made(&self) -> u64 {
+        Self::made_at(self.jti)
+    }
+
+    /// When the ticket of this name was made; 0 for what is no ticket's name.
+    #[must_use]
+    pub fn made_at(jti: Uuid) -> u64 {
+        made(jti).unwrap_or_default()
     }
 }
 
@@ -88,19 +120,32 @@ impl TicketKeys {
     /// # Errors
     /// [`Fault::Unauthorized`] with a sentence that tells which check failed.
     pub fn read(&self, text: &str, now: u64) -> Result<Ticket, Failure> {
+        match self.recognise(text)? {
+            ticket if ticket.exp <= now => refuse("the ticket has expired: ask for a new one"),
+            ticket if ticket.exp.saturating_mul(1_000) > ticket.made() + LONGEST_TICKET * 1_000 => {
+                refuse("the ticket lives for longer than a day from the time in its jti: ask for a new one")
+            }
+            ticket => Ok(ticket),
+        }
+    }
+
+    /// Reads a ticket's text: signature and issuer. It may have ended.
+    ///
+    /// # Errors
+    /// [`Fault::Unauthorized`].
+    pub fn recognise(&self, text: &str) -> Result<Ticket, Failure> {
         if text.len() > LONGEST {
             return refuse("the ticket is too long");
         }
-        // One algorithm only: a token can't choose how it is checked. The end is checked below, where it gets its own
-        // sentence; the clock is the caller's.
+        // One algorithm only: a token can't choose how it is checked. The end is checked elsewhere, where it gets its
+        // own sentence; the clock is the caller's.
         let mut rules = Validation::new(Algorithm::HS256);
         rules.validate_exp = false;
         rules.validate_aud = false;
-        rules.set_issuer(&[ISSUER]);
+        rules.set_issuer(&[Ticket::ISSUER]);
         rules.set_required_spec_claims(&["iss", "aud", "exp"]);
         match self.0.iter().find_map(|(_, key)| decode::<Ticket>(text, key, &rules).ok()) {
             None => refuse("the ticket is not valid: ask for a new one"),
-            Some(ticket) if ticket.claims.exp <= now => refuse("the ticket has expired: ask for a new one"),
             Some(ticket) => Ok(ticket.claims),
         }
     }
@@ -144,6 +189,30 @@ mod tests {
         assert_eq!(both.verify(&old, Side::Sibling, ticket.pair, 999).unwrap(), ticket);
         let new = both.sign(&ticket).unwrap();
         assert!(keys(&["old"]).verify(&new, Side::Sibling, ticket.pair, 999).is_err());
+    }
+
+    #[test]
+    fn a_name_tells_when_its_ticket_was_made() {
+        let ticket = ticket();
+        let then = ticket.made();
+        assert!(then > 1_700_000_000_000);
+        assert_eq!(ticket.clone().made_after(then - 1), ticket);
+        assert_eq!(ticket.clone().made_after(then).made(), then + 1);
+        assert_eq!(ticket.made_after(then + 5_999).made(), then + 6_000);
+    }
+
+    #[test]
+    fn nobody_lives_for_longer_than_a_day() {
+        let keys = keys(&["k"]);
+        let mut ticket = ticket();
+        let day = ticket.made() / 1_000 + LONGEST_TICKET;
+        for (exp, good) in [(day, true), (day + 1, false)] {
+            ticket.exp = exp;
+            assert_eq!(keys.read(&keys.sign(&ticket).unwrap(), 0).is_ok(), good);
+        }
+        ticket.jti = Uuid::new_v4();
+        assert!(keys.read(&keys.sign(&ticket).unwrap(), 0).is_err(), "nobody knows when it was made");
+        assert!(keys.recognise(&keys.sign(&ticket).unwrap()).is_ok());
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use super::{NodeId, PairId, RoomName};
 
-/// A place where nodes reach each other through the broker. A pair's topic also has a history.
+/// A place where nodes reach each other through the broker. Those of pairs and of the cluster have a history, too.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Topic {
     /// The events of one pair, kept and live.
@@ -11,6 +11,8 @@ pub enum Topic {
     Room(RoomName),
     /// Commands and replies for one node, live only.
     Node(NodeId),
+    /// What every node must know, kept and live.
+    Cluster,
 }
 
 impl From<PairId> for Topic {

@@ -6,11 +6,10 @@ use futures_util::future::join_all;
 use serde_json::{Value, json};
 
 use crate::{
-    broker::Group,
-    node::{Found, Line, Node},
+    node::{Facts, Found, Line, Node, RoomState},
     protocol::{
-        Answer, BadRequest, Cause, Command, Failure, Fault, Format, Grants, METHODS, MembersParams, Message, PairId,
-        Request, Side, TicketParams,
+        Answer, BadRequest, Cause, Command, Failure, Fault, Grants, METHODS, MembersParams, Message, PairId, Request,
+        Side, TicketParams,
     },
 };
 
@@ -75,15 +74,31 @@ impl Calls {
             Some(key) => Cause { key: Some(key), id: None, sibling: None },
             None => Cause { key: None, id, sibling: Some(self.caller.name.clone()) },
         };
-        let (node, pair) = (&self.node, self.caller.pair);
+        let (node, pair, line) = (&self.node, self.caller.pair, &self.line);
         match command {
             Command::PairGet => self.state().await,
-            Command::PairTicket(params) => self.ticket(params).await,
-            Command::PairEnd(params) => node.end_pair(pair, params.reason, cause, &self.line).await,
-            Command::RoomGet => self.room().await,
+            Command::PairEnd(params) => node.end_pair(pair, params.reason, cause, line).await,
+            Command::RoomGet => Ok(self.own_room().await?.told()),
             Command::RoomMembers(params) => self.members(params).await,
             Command::Discover => Ok(super::discover::open_rpc()),
-            command => node.ask(pair, command, cause, &self.line).await,
+            Command::PairTicket(_) | Command::RoomSet(_) | Command::RoomKick(_) | Command::RoomClose(_) => {
+                let (calls, key, name) = (self.clone(), cause.key.clone(), command.name());
+                node.once(pair, key, name, async move { calls.decide(command, cause).await }).await
+            }
+            command => node.ask(pair, command, cause, line).await,
+        }
+    }
+
+    /// Carries out what is not for the pair's client socket.
+    async fn decide(self, command: Command, cause: Cause) -> Result<Value, Failure> {
+        let node = &self.node;
+        let Facts { room, authority, .. } = node.find_pair(self.caller.pair).await?.facts;
+        match command {
+            Command::PairTicket(params) => self.ticket(params),
+            Command::RoomSet(spec) => Ok(node.set_room(&room, Some(*spec), &authority, Some(cause)).await?.told()),
+            Command::RoomKick(params) => node.kick(&room, params, &authority, cause).await,
+            Command::RoomClose(params) => node.close_room(&room, params.reason, &authority, Some(cause)).await,
+            other => Err(Failure::new(Fault::Internal, format!("{} is for the client socket", other.name()))),
         }
     }
 
@@ -92,14 +107,16 @@ impl Calls {
         let (node, pair) = (&self.node, self.caller.pair);
         let cause = Cause { key: None, id: None, sibling: None };
         let mut state = match node.ask(pair, Command::PairGet, cause, &self.line).await {
-            Err(failure) if failure.fault == Fault::ClientDetached => standing(pair, &node.find_pair(pair).await?),
+            Err(failure) if failure.fault == Fault::ClientDetached => {
+                standing(node, pair, &node.find_pair(pair).await?).await?
+            }
             state => state?,
         };
-        state["siblings"] = node.census(&Group::Siblings(pair)).await?.members.into();
+        state["siblings"] = node.count_siblings(pair).await?.into();
         Ok(state)
     }
 
-    async fn ticket(&self, params: TicketParams) -> Result<Value, Failure> {
+    fn ticket(&self, params: TicketParams) -> Result<Value, Failure> {
         let grants = match params.grants {
             Some(names) => Grants::read(names)?,
             None => self.caller.grants.clone(),
@@ -108,49 +125,46 @@ impl Calls {
             let message = format!("grants: {name} is more than the caller has");
             return Err(Failure::new(Fault::Forbidden, message));
         }
-        self.node.find_pair(self.caller.pair).await?;
+        // Who opens the client socket speaks as the client.
+        if params.side == Side::Client && !self.caller.grants.cover("client.*") {
+            let message = "side: the grant client.* is missing, without which nobody may be the client";
+            return Err(Failure::new(Fault::Forbidden, message));
+        }
         let grants = if params.side == Side::Client { Grants::default() } else { grants };
         self.node.sign_ticket(params.side, self.caller.pair, grants, params.ttl)
     }
 
-    async fn room(&self) -> Result<Value, Failure> {
-        let facts = self.node.find_pair(self.caller.pair).await?.facts;
-        let census = self.node.census(&Group::Room(facts.room.clone())).await?;
-        let charter = census.charter.as_deref().and_then(|c| std::str::from_utf8(c).ok());
-        let format = charter.and_then(Format::from_name);
-        Ok(json!({"room": facts.room, "format": format, "members": census.members}))
+    /// The pair's own room, if its client could be there: one that has become private is none of its business.
+    async fn own_room(&self) -> Result<RoomState, Failure> {
+        let Facts { room, authority, .. } = self.node.find_pair(self.caller.pair).await?.facts;
+        let state = self.node.room(&room).await?;
+        state.ruling.admits(&authority, &room).map(|()| state)
     }
 
     async fn members(&self, params: MembersParams) -> Result<Value, Failure> {
-        let room = self.node.find_pair(self.caller.pair).await?.facts.room;
-        let limit = params.limit.unwrap_or(MembersParams::LIMIT);
-        let page = self.node.members(&room, params.after.as_deref(), limit).await?;
-        let after = page.last().filter(|_| page.len() == limit).map(|member| member.id.clone());
-        let members: Vec<_> = page
-            .iter()
-            .map(|member| {
-                let said: Value = rmp_serde::from_slice(&member.value).unwrap_or_default();
-                json!({"pair": member.id, "node": member.node, "epoch": said["epoch"]})
-            })
-            .collect();
-        Ok(json!({"room": room, "members": members, "after": after}))
+        let room = self.own_room().await?.name;
+        self.node.members(&room, params.after.as_deref(), params.limit.unwrap_or(MembersParams::LIMIT)).await
     }
 }
 
 /// A pair's state as its record tells it.
-#[must_use]
-pub fn standing(pair: PairId, found: &Found) -> Value {
+///
+/// # Errors
+/// When the broker can't be reached.
+pub async fn standing(node: &Node, pair: PairId, found: &Found) -> Result<Value, Failure> {
+    let ruling = node.room(&found.facts.room).await?.ruling;
+    let settings = node.settings.pipe.with(&ruling.spec, &found.facts.chosen);
     let client = match (&found.record.holder, found.record.fence.epoch) {
         (Some(_), _) => "live",
         (None, 0) => "awaited",
         (None, _) => "detached",
     };
-    json!({
+    Ok(json!({
         "pair": pair, "room": found.facts.room, "format": found.facts.format, "epoch": found.record.fence.epoch,
         "client": if found.record.ended { "ended" } else { client }, "node": found.record.holder,
-        "meta": found.facts.meta, "settings": found.facts.settings, "paused": {"in": null, "out": null},
+        "meta": found.facts.meta, "settings": settings, "paused": {"in": null, "out": null},
         "counters": null, "rtt_ms": null,
-    })
+    }))
 }
 
 /// A name by which a failure can be found in the logs.

@@ -1,9 +1,9 @@
 //! The actor of a client socket: the pure pipe.
 //!
-//! Its `select!` waits on: its mail (commands, the call to yield), the event being appended, the job being done with
-//! the registry (entering a room, writing facts), the peer's frames (unless held back), the socket's readiness to
-//! take more (when something is queued), news from the outbox, one alarm for all that has a time (heartbeat, pace,
-//! lag, drain), and the node's drain. Frames wait for none of the others.
+//! Its `select!` waits on: its mail (commands, the call to yield, news of its room), the event being appended, the job
+//! being done with the registry (entering a room, writing facts), the peer's frames (unless held back), the socket's readiness to
+//! take more (when something is queued), news from the outbox, the end of its ticket, one alarm for all that has a time
+//! (heartbeat, pace, lag, the ticket's, drain), and the node's drain. Frames wait for none of the others.
 
 use std::{collections::VecDeque, pin::Pin, sync::Arc};
 
@@ -18,11 +18,15 @@ use super::{
     pace::Pace,
     pipe::{Inflow, LagWatch, Refusals, TOO_BIG},
     read::Reader,
+    terms::Terms,
     write::{Disconnected, Flushed, Writer},
 };
 use crate::{
     hub::{Outbox, Room},
-    node::{ClientMail, Facts, Node, Opened, Parted, Parting, ReplyTo, Story, Told, ended_because},
+    node::{
+        ClientMail, Facts, Node, Opened, Parted, Parting, Pass, ReplyTo, RoomState, Story, Term, Told, Unserved,
+        ended_because,
+    },
     protocol::{Cause, CloseCode, Closing, EventKind, Fence, PairId, Reply},
 };
 
@@ -37,9 +41,12 @@ pub(super) struct Client {
     pub(super) pair: PairId,
     pub(super) fence: Fence,
     pub(super) facts: Facts,
+    pub(super) terms: Terms,
     pub(super) room: Arc<Room>,
     pub(super) outbox: Arc<Outbox>,
     pub(super) story: Story,
+    /// The authority that it was opened with.
+    pass: Pass,
     pub(super) heart: Heartbeat,
     pub(super) pace: Pace,
     pub(super) inflow: Inflow,
@@ -70,6 +77,15 @@ pub(super) enum JobDone {
     Left,
     /// The registry knows this socket again, or knows another; or could not be told.
     Restored(Option<bool>),
+    /// It is known whether the rule of the room is gone, or was only lost.
+    Doubted {
+        /// What the room is without it.
+        state: RoomState,
+        /// Who wanted it.
+        cause: Option<Cause>,
+        /// Whether it is.
+        gone: bool,
+    },
     /// Another room may be entered, or not.
     Entered(super::orders::Entered),
 }
@@ -84,10 +100,12 @@ pub(super) enum Ending {
     Close {
         /// With what.
         closing: Closing,
-        /// `gateway` or `sibling`.
+        /// `gateway`, `sibling` or `room`.
         by: &'static str,
-        /// The command that wanted it, and where its reply goes.
-        order: Option<(Cause, ReplyTo)>,
+        /// The command that wanted it.
+        cause: Option<Cause>,
+        /// Where its reply goes.
+        reply: Option<ReplyTo>,
         /// Whether the pair ends too, and why.
         pair_ends: Option<String>,
     },
@@ -99,23 +117,40 @@ pub(super) enum Ending {
 
 impl Ending {
     pub(super) fn gateway(code: CloseCode) -> Self {
-        Self::Close { closing: Closing::new(code), by: "gateway", order: None, pair_ends: None }
+        Self::because(Closing::new(code))
     }
+
+    fn because(closing: Closing) -> Self {
+        Self::Close { closing, by: "gateway", cause: None, reply: None, pair_ends: None }
+    }
+}
+
+/// How a client socket is to be served.
+#[derive(Default)]
+pub struct Service {
+    /// The subprotocol that it was answered with.
+    pub subprotocol: Option<String>,
+    /// The authority that it was opened with.
+    pub pass: Pass,
+    /// Seconds between pings, where its own settings are not to say it.
+    pub ping: Option<u64>,
 }
 
 /// Serves a client socket until it ends: `upgrade` completes when the handshake has been answered.
 pub async fn serve_client(
     node: Arc<Node>,
-    opened: Opened,
-    ping: Option<u64>,
+    opened: Unserved,
+    service: Service,
     upgrade: impl Future<Output = Option<Upgraded>>,
 ) {
-    let Opened { pair, fence, facts, subprotocol, outbox, room, mut mailbox } = opened;
-    let every = Duration::from_secs(ping.unwrap_or(facts.settings.ping));
+    let Opened { pair, fence, facts, outbox, room, ruling, mut mailbox } = opened.serve();
+    let Service { subprotocol, pass, ping } = service;
+    let terms = Terms::new(&node.settings, &facts, ruling);
+    let every = Duration::from_secs(ping.unwrap_or(terms.settings.ping));
     let mut client = Client {
         story: Story::new(&node, pair, fence),
         heart: Heartbeat::new(every, node.settings.pong),
-        pace: Pace::new(facts.settings.rate),
+        pace: Pace::new(terms.settings.rate),
         inflow: Inflow::default(),
         lag: LagWatch::default(),
         refusals: Refusals::default(),
@@ -132,8 +167,10 @@ pub async fn serve_client(
         pair,
         fence,
         facts,
+        terms,
         room,
         outbox,
+        pass,
     };
     let opened = json!({
         "epoch": fence.epoch, "node": client.node.id, "room": client.facts.room, "format": client.facts.format,
@@ -185,6 +222,8 @@ impl Client {
                 mail = mailbox.recv() => match mail.map(|mail| *mail) {
                     Some(ClientMail::Command { command, cause, reply }) => self.obey(command, cause, reply, writer),
                     Some(ClientMail::Yield { held, reply }) => self.asked_to_yield(held, reply),
+                    Some(ClientMail::RoomChanged { state, cause }) => self.room_changed(state, cause),
+                    Some(ClientMail::RoomClosed { room, reason, cause }) => self.room_closed(&room, &reason, cause),
                     Some(ClientMail::Restore) => {
                         self.restore();
                         None
@@ -215,6 +254,7 @@ impl Client {
                     self.writing = true;
                     None
                 }
+                closing = self.pass.revoked() => Some(Ending::because(closing)),
                 () = alarm.as_mut() => self.ring(writer),
                 () = &mut draining, if self.leave_at.is_none() => {
                     let within = self.node.drain_plan().clients;
@@ -250,7 +290,7 @@ impl Client {
 
     /// The earliest thing that has a time.
     fn alarm_at(&self) -> Instant {
-        let times = [self.pace.wait(), self.lag.quiet_until(), self.refusals.due(), self.leave_at];
+        let times = [self.pace.wait(), self.lag.quiet_until(), self.refusals.due(), self.pass.due(), self.leave_at];
         times.into_iter().flatten().fold(self.heart.next(), Instant::min)
     }
 
@@ -265,6 +305,11 @@ impl Client {
         let now = Instant::now();
         if self.leave_at.is_some_and(|at| at <= now) {
             return Some(Ending::gateway(CloseCode::Restarting));
+        }
+        match self.pass.ring(now) {
+            Some(Term::Expiring(data)) => self.story.raise(EventKind::TicketExpiring, data, None),
+            Some(Term::Over(closing)) => return Some(Ending::because(closing)),
+            None => {}
         }
         if self.heart.next() <= now {
             match self.heart.beat(!self.may_read()) {
@@ -292,14 +337,16 @@ impl Client {
         self.node.hub.unregister(self.pair, self.fence);
         self.node.hub.exit(&self.room, &self.outbox);
         self.node.return_mail(mailbox);
-        let (closing, by, order, pair_ends, yielding) = match ending {
-            Ending::Peer(closing) => (closing, "client", None, None, None),
+        let (closing, by, cause, reply, pair_ends, yielding) = match ending {
+            Ending::Peer(closing) => (closing, "client", None, None, None, None),
             Ending::Gone => {
-                (Closing { code: 1006, reason: "the connection broke".into() }, "client", None, None, None)
+                (Closing { code: 1006, reason: "the connection broke".into() }, "client", None, None, None, None)
             }
-            Ending::Close { closing, by, order, pair_ends } => (closing, by, order, pair_ends, None),
-            Ending::Yield(reply) => (Closing::new(CloseCode::Replaced), "gateway", None, None, Some(reply)),
-            Ending::Disowned => (why_disowned(&self.node, self.pair, self.fence).await, "gateway", None, None, None),
+            Ending::Close { closing, by, cause, reply, pair_ends } => (closing, by, cause, reply, pair_ends, None),
+            Ending::Yield(reply) => (Closing::new(CloseCode::Replaced), "gateway", None, None, None, Some(reply)),
+            Ending::Disowned => {
+                (why_disowned(&self.node, self.pair, self.fence).await, "gateway", None, None, None, None)
+            }
         };
         // Too slow, or told to leave a jammed pipe: what is queued would only stand before the close frame.
         let outbox = Arc::clone(&self.outbox);
@@ -322,7 +369,6 @@ impl Client {
         self.abandon_jobs().await;
         self.tell_refusals();
         self.node.exit(self.pair, self.fence, self.room.name()).await;
-        let cause = order.as_ref().map(|(cause, _)| cause.clone());
         let data = json!({
             "epoch": self.fence.epoch, "code": closing.code, "reason": closing.reason, "clean": clean, "by": by,
             "frames_in": self.inflow.frames, "bytes_in": self.inflow.bytes,
@@ -339,7 +385,7 @@ impl Client {
         if let Some(reply) = yielding {
             self.node.reply(reply, Reply::Done(json!({})));
         }
-        if let Some((_, reply)) = order {
+        if let Some(reply) = reply {
             let result = json!({"epoch": self.fence.epoch, "code": closing.code, "clean": clean});
             // A newer socket may have come between: whoever asked is sent there.
             let disowned = matches!(parted, Ok(Ok(Parted::Disowned)));

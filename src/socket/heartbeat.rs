@@ -1,8 +1,14 @@
-//! Heartbeats: pings at an interval, and what their absence of answers means.
+//! Heartbeats: pings at an interval, what the absence of their answers means, and how many the peer may send itself.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
+
+use super::{pace::Bucket, read::Incoming};
+
+/// Pings, and pongs that answer nothing, cost the peer nothing, and this side a wake-up each. So many a second are
+/// borne, and so many at once: more than any client needs that is not after mischief.
+const IDLE_TALK: (f64, f64) = (50.0, 200.0);
 
 /// When to ping and when to give up on one socket.
 pub(super) struct Heartbeat {
@@ -14,6 +20,7 @@ pub(super) struct Heartbeat {
     /// The round trip that the last answered ping took.
     pub(super) rtt: Option<Duration>,
     sent: u64,
+    idle_talk: Bucket,
 }
 
 /// What a heartbeat asks of its socket.
@@ -27,7 +34,8 @@ pub(super) enum Beat {
 
 impl Heartbeat {
     pub(super) fn new(every: Duration, patience: Duration) -> Self {
-        Self { every, patience, next: Instant::now() + every, asked: None, rtt: None, sent: 0 }
+        let idle_talk = Bucket::new(IDLE_TALK.0, IDLE_TALK.1);
+        Self { every, patience, next: Instant::now() + every, asked: None, rtt: None, sent: 0, idle_talk }
     }
 
     /// Changes the interval.
@@ -58,6 +66,8 @@ impl Heartbeat {
 
     fn ping_at(&mut self, now: Instant) -> [u8; 8] {
         self.sent += 1;
+        // Its pong is none that was not asked for.
+        self.idle_talk.give(1.0);
         let asked = *self.asked.get_or_insert(now);
         // The next look is for an answer, if that is due before the next ping.
         self.next = if now < asked + self.patience {
@@ -66,6 +76,14 @@ impl Heartbeat {
             now + self.every
         };
         self.sent.to_be_bytes()
+    }
+
+    /// Counts what the peer says; false when it floods this side with control frames.
+    pub(super) fn bears(&mut self, incoming: &Incoming) -> bool {
+        if matches!(incoming, Incoming::Ping(_) | Incoming::Pong(_)) {
+            self.idle_talk.spend(1.0);
+        }
+        self.idle_talk.debt_until().is_none()
     }
 
     /// Anything was heard from the peer: it lives.
@@ -108,6 +126,25 @@ mod tests {
         assert!(matches!(beat.beat(true), Beat::Ping(_)), "who is not read can't be dead");
         advance(patience).await;
         assert_eq!(beat.beat(false), Beat::Dead);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn control_frames_are_borne_up_to_a_rate() {
+        let mut heart = Heartbeat::new(Duration::from_secs(25), Duration::from_secs(10));
+        let (ping, pong) = (Incoming::Ping(bytes::Bytes::new()), Incoming::Pong(bytes::Bytes::new()));
+        for n in 0..1_000 {
+            assert!(heart.bears(&ping), "the {n}th at 50 a second");
+            advance(Duration::from_millis(20)).await;
+        }
+        for n in 0..1_000 {
+            heart.ping();
+            assert!(heart.bears(&pong), "the {n}th answer");
+        }
+        for n in 0..200 {
+            assert!(heart.bears(if n % 2 == 0 { &ping } else { &pong }), "the {n}th at once");
+        }
+        assert!(heart.bears(&Incoming::Frame(crate::protocol::FrameKind::Text, bytes::Bytes::new())));
+        assert!(!heart.bears(&pong));
     }
 
     #[tokio::test(start_paused = true)]

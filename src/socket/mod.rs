@@ -14,13 +14,14 @@ mod pace;
 mod pipe;
 mod read;
 mod sibling;
+mod terms;
 mod write;
 
 use bytes::Bytes;
 use tokio::net::TcpStream;
 
 pub use calls::{Caller, Calls, standing, trace_id};
-pub use client::serve_client;
+pub use client::{Service, serve_client};
 pub use discover::open_rpc;
 pub use read::Incoming;
 pub use sibling::{SiblingSocket, serve_sibling};

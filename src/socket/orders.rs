@@ -6,14 +6,14 @@ use tokio::time::Instant;
 
 use super::{
     client::{Client, Ending, JobDone},
-    pace::Pace,
+    terms::sent_away,
     write::Writer,
 };
 use crate::{
-    node::{ReplyTo, ended_because},
+    node::{Entrant, Entry, ReplyTo, ended_because, may_not_publish},
     protocol::{
         Cause, CloseCode, CloseParams, Closing, Command, Direction, EventKind, Failure, Fault, Format, MoveParams,
-        PauseParams, Payload, Rate, Reply, ResumeParams, RoomName, Run, SetParams,
+        PauseParams, Payload, Rate, Reply, ResumeParams, Run, SetParams,
     },
 };
 
@@ -22,8 +22,7 @@ const MOST_WAITING: usize = 64;
 
 /// The outcome of entering another room, for the cluster.
 pub(super) struct Entered {
-    room: RoomName,
-    format: Result<Format, Failure>,
+    entry: Result<Entry, Failure>,
     cause: Cause,
     reply: ReplyTo,
 }
@@ -53,11 +52,22 @@ impl Client {
             Command::PairEnd(params) => {
                 let reason = ended_because(params.reason);
                 let closing = Closing::because(CloseCode::PairEnded, &reason);
-                let order = Some((cause, reply));
-                return Some(Ending::Close { closing, by: "sibling", order, pair_ends: Some(reason) });
+                let (cause, reply) = (Some(cause), Some(reply));
+                return Some(Ending::Close { closing, by: "sibling", cause, reply, pair_ends: Some(reason) });
             }
             Command::Ping => return self.ping(reply, writer),
-            Command::PairTicket(_) | Command::RoomGet | Command::RoomMembers(_) | Command::Discover => {
+            Command::Leave(params) if params.room == *self.room.name() => {
+                let (closing, cause, reply) = (sent_away(params), Some(cause), Some(reply));
+                return Some(Ending::Close { closing, by: "room", cause, reply, pair_ends: None });
+            }
+            Command::Leave(_) => Err(Failure::new(Fault::NotFound, "the client has left the room")),
+            Command::PairTicket(_)
+            | Command::RoomGet
+            | Command::RoomMembers(_)
+            | Command::RoomSet(_)
+            | Command::RoomKick(_)
+            | Command::RoomClose(_)
+            | Command::Discover => {
                 Err(Failure::new(Fault::Internal, "this command is not for the client socket's node"))
             }
         };
@@ -80,7 +90,7 @@ impl Client {
             },
             "rtt_ms": self.heart.rtt.map(milliseconds),
             "paused": {"in": self.inflow.paused, "out": self.outbox.paused()},
-            "settings": self.facts.settings,
+            "settings": self.terms.settings,
         })
     }
 
@@ -91,7 +101,7 @@ impl Client {
             let other = if format == Format::Binary { "base64" } else { "text" };
             return Err(Failure::new(Fault::InvalidParams, format!("the pipe speaks {format}: use {other}")));
         }
-        let most = self.node.settings.max_message_bytes;
+        let most = self.terms.largest;
         if payload.bytes.len() > most {
             return Err(Failure::new(Fault::TooLarge, format!("a frame has at most {most} bytes")));
         }
@@ -99,7 +109,16 @@ impl Client {
     }
 
     fn send(&mut self, payload: &Payload) -> Result<Value, Failure> {
+        if !self.terms.may_publish {
+            return Err(may_not_publish());
+        }
         let run = self.encode(payload)?;
+        if self.pace.limited() {
+            if self.pace.wait().is_some() {
+                return Err(Failure::new(Fault::RateLimited, "the client has used up its rate: wait"));
+            }
+            self.pace.spend(1, payload.bytes.len() as u64);
+        }
         self.publish(&run);
         Ok(json!({"seq": self.inflow.published}))
     }
@@ -118,21 +137,27 @@ impl Client {
             self.node.reply(reply, Reply::Failed(Failure::new(Fault::RateLimited, "too many moves at once")));
             return None;
         }
-        let (node, pair, fence, offers) = (self.node.clone(), self.pair, self.fence, self.facts.offers.clone());
-        // A client that said nothing keeps speaking what it speaks: its peers agreed on that.
-        let offers = if offers.is_empty() { vec![self.facts.format] } else { offers };
+        let (node, pair, fence, facts) = (self.node.clone(), self.pair, self.fence, self.facts.clone());
         self.jobs.push_back(Box::pin(async move {
-            let format = node.enter(pair, fence, &params.room, &offers).await;
-            JobDone::Entered(Entered { room: params.room, format, cause, reply })
+            let (room, offers) = (params.room, facts.speaks());
+            let entrant = Entrant { authority: &facts.authority, offers: &offers };
+            let entry = match node.room(&room).await {
+                Ok(state) => node.enter((pair, fence), &room, &entrant, state.ruling).await,
+                Err(failure) => Err(failure),
+            };
+            JobDone::Entered(Entered { entry, cause, reply })
         }));
         None
     }
 
     /// A job is done: for a move, the switch itself, between two frames.
     pub(super) fn job_done(&mut self, done: JobDone) -> Option<Ending> {
-        let Entered { room, format, cause, reply } = match done {
+        let Entered { entry, cause, reply } = match done {
             JobDone::Entered(entered) => entered,
             JobDone::Left => return None,
+            JobDone::Doubted { state, cause, gone } => {
+                return if gone { self.live_in(state, cause) } else { None };
+            }
             JobDone::Restored(known) => {
                 self.restoring = false;
                 if known == Some(true) {
@@ -148,8 +173,8 @@ impl Client {
                 return None;
             }
         };
-        let format = match format {
-            Ok(format) => format,
+        let entry = match entry {
+            Ok(entry) => entry,
             Err(failure) => {
                 self.node.reply(reply, Reply::Failed(failure));
                 return None;
@@ -158,8 +183,10 @@ impl Client {
         let from = self.room.name().clone();
         self.node.hub.exit(&self.room, &self.outbox);
         let position = self.outbox.position();
-        self.room = self.node.hub.enter(&room, self.pair, &self.outbox);
-        (self.facts.room, self.facts.format) = (room.clone(), format);
+        self.room = self.node.take_seat(self.pair, &entry, &self.outbox);
+        let room = entry.room;
+        (self.facts.room, self.facts.format) = (room.clone(), entry.format);
+        self.live_under(entry.ruling);
         // A move to where it is already added one member too many to this node's count of listeners, not to the room.
         self.save_facts();
         let (node, pair, fence) = (self.node.clone(), self.pair, self.fence);
@@ -221,23 +248,19 @@ impl Client {
     }
 
     fn set(&mut self, params: SetParams, cause: Cause, reply: ReplyTo) -> Option<Ending> {
-        let settings = &mut self.facts.settings;
-        settings.queue_bytes = params.queue_bytes.unwrap_or(settings.queue_bytes);
-        settings.slow = params.slow.unwrap_or(settings.slow);
-        settings.ping = params.ping.unwrap_or(settings.ping);
+        let chosen = &mut self.facts.chosen;
+        chosen.queue_bytes = params.queue_bytes.or(chosen.queue_bytes);
+        chosen.slow = params.slow.or(chosen.slow);
+        chosen.ping = params.ping.or(chosen.ping);
         if let Some(rate) = params.rate {
-            settings.rate = rate.filter(|rate| *rate != Rate::default());
-            self.pace = Pace::new(settings.rate);
+            chosen.rate = rate.filter(|rate| *rate != Rate::default());
         }
-        self.outbox.set(settings.queue_bytes, settings.slow);
-        if params.ping.is_some() {
-            self.heart.set(std::time::Duration::from_secs(settings.ping));
-        }
+        self.live_under(self.terms.ruling.clone());
         if let Some(meta) = params.meta {
             self.facts.meta = meta;
         }
         self.save_facts();
-        let data = json!({"settings": self.facts.settings, "meta": self.facts.meta});
+        let data = json!({"settings": self.terms.settings, "meta": self.facts.meta});
         self.story.raise_and_reply(EventKind::ClientChanged, data.clone(), cause, reply, Reply::Done(data));
         None
     }
@@ -248,8 +271,11 @@ impl Client {
             return;
         }
         let (node, pair, fence, facts) = (self.node.clone(), self.pair, self.fence, self.facts.clone());
+        let ruling = self.terms.ruling.clone();
         // What fails now is tried again when the next event finds the record missing, or the next lease is lost.
-        self.jobs.push_back(Box::pin(async move { JobDone::Restored(node.restore(pair, fence, &facts).await.ok()) }));
+        self.jobs.push_back(Box::pin(async move {
+            JobDone::Restored(node.restore(pair, fence, &facts, Some(&ruling)).await.ok())
+        }));
     }
 
     /// Has the changed facts written. Changes that come while that is under way are written together after it.
@@ -300,10 +326,10 @@ impl Client {
             self.save_facts();
         }
         while let Some(job) = self.jobs.pop_front() {
-            if let JobDone::Entered(Entered { room, format, reply, .. }) = job.await {
-                match format {
-                    Ok(_) if room == *self.room.name() => self.node.lose_interest(&room).await,
-                    Ok(_) => self.node.exit(self.pair, self.fence, &room).await,
+            if let JobDone::Entered(Entered { entry, reply, .. }) = job.await {
+                match entry {
+                    Ok(Entry { room, .. }) if room == *self.room.name() => self.node.lose_interest(&room).await,
+                    Ok(Entry { room, .. }) => self.node.exit(self.pair, self.fence, &room).await,
                     Err(_) => {}
                 }
                 self.node.reply(reply, Reply::NotHere);
@@ -321,7 +347,7 @@ fn close(params: CloseParams, cause: Cause, reply: ReplyTo) -> Ending {
         None | Some(1000) => Closing::because(CloseCode::Normal, &reason),
         Some(code) => Closing::application(code, &reason),
     };
-    Ending::Close { closing, by: "sibling", order: Some((cause, reply)), pair_ends: None }
+    Ending::Close { closing, by: "sibling", cause: Some(cause), reply: Some(reply), pair_ends: None }
 }
 
 /// The positions of one or both directions; with both, `position` is that towards the client.

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     hub::Dropped,
-    protocol::{CloseCode, EventKind, PausePolicy, Run, RunBuilder, Violations},
+    protocol::{CloseCode, EventKind, FrameKind, PausePolicy, Run, RunBuilder, Violations},
 };
 
 /// Frames that arrive together travel together, up to this many bytes.
@@ -22,6 +22,8 @@ const QUIET: Duration = Duration::from_secs(1);
 
 const WRONG_KIND: &str = "a frame of the wrong kind";
 pub(super) const TOO_BIG: &str = "a frame over the limit";
+const NOT_GRANTED: &str = "not everyone may publish in this room";
+const BEHIND: &str = "the broker did not take a frame, and the room has one order for all";
 
 /// Frames from the client.
 #[derive(Default)]
@@ -93,7 +95,7 @@ impl LagWatch {
 impl Client {
     /// Whether the client's socket is read now. What is not read waits in the kernel, and then at the sender.
     pub(super) fn may_read(&self) -> bool {
-        let full = self.inflow.waiting_bytes >= self.facts.settings.queue_bytes;
+        let full = self.inflow.waiting_bytes >= self.terms.settings.queue_bytes;
         let held = self.inflow.paused == Some(PausePolicy::Hold);
         !held && !full && (!self.pace.limited() || self.pace.wait().is_none())
     }
@@ -107,8 +109,12 @@ impl Client {
             self.heart.heard();
         }
         while let Some(incoming) = next {
+            if !self.heart.bears(&incoming) {
+                ending = Some(Ending::gateway(CloseCode::RateLimited));
+                break;
+            }
             match incoming {
-                Incoming::Frame(kind, payload) if self.facts.format.carries(kind) => {
+                Incoming::Frame(kind, payload) if self.may_send(kind, payload.len()) => {
                     self.inflow.frames += 1;
                     self.inflow.bytes += payload.len() as u64;
                     if self.pace.limited() {
@@ -116,12 +122,7 @@ impl Client {
                     }
                     batch.push(kind, &payload);
                 }
-                Incoming::Frame(..) => {
-                    self.refuse(WRONG_KIND);
-                    if self.node.settings.violations == Violations::Close {
-                        ending = Some(Ending::gateway(CloseCode::WrongKind));
-                    }
-                }
+                Incoming::Frame(kind, _) => ending = self.violated(kind),
                 Incoming::Ping(payload) => {
                     writer.pong(&payload);
                     self.writing = true;
@@ -139,7 +140,25 @@ impl Client {
         if !batch.is_empty() {
             self.publish_or_wait(batch.finish());
         }
+        if let Some(held_back) = self.pace.news() {
+            self.story.raise(EventKind::ClientLimited, held_back, None);
+        }
         ending
+    }
+
+    fn may_send(&self, kind: FrameKind, bytes: usize) -> bool {
+        self.facts.format.carries(kind) && bytes <= self.terms.largest && self.terms.may_publish
+    }
+
+    /// The client sent a frame that it may not send.
+    fn violated(&mut self, kind: FrameKind) -> Option<Ending> {
+        let (reason, code) = match kind {
+            _ if !self.terms.may_publish => (NOT_GRANTED, CloseCode::Forbidden),
+            kind if !self.facts.format.carries(kind) => (WRONG_KIND, CloseCode::WrongKind),
+            _ => (TOO_BIG, CloseCode::TooBig),
+        };
+        self.refuse(reason);
+        (self.terms.violations == Violations::Close).then(|| Ending::gateway(code))
     }
 
     fn publish_or_wait(&mut self, run: Run) {
@@ -161,16 +180,23 @@ impl Client {
     pub(super) fn publish(&mut self, run: &Run) {
         self.inflow.published += run.frames();
         self.sent_much = run.len() >= BATCH;
-        self.node.publish(&self.room, run, Some(&self.outbox));
+        let sender = Some((self.pair, &self.outbox));
+        if !self.node.publish(&self.room, &self.terms.ruling.spec, run, sender) {
+            self.refuse_all(BEHIND, run.frames());
+        }
     }
 
     /// A frame was not taken. The siblings hear of the first at once and of those that follow once a second.
     pub(super) fn refuse(&mut self, reason: &'static str) {
+        self.refuse_all(reason, 1);
+    }
+
+    fn refuse_all(&mut self, reason: &'static str, frames: u64) {
         if self.refusals.frames > 0 && self.refusals.reason != reason {
             self.tell_refusals();
         }
         self.refusals.reason = reason;
-        self.refusals.frames += 1;
+        self.refusals.frames += frames;
         if self.refusals.quiet_until.is_none_or(|at| at <= Instant::now()) {
             self.tell_refusals();
         }

@@ -1,8 +1,8 @@
 //! The actor of a sibling socket.
 //!
 //! Its `select!` waits on: its feed (the pair's events, while its own queue has room), the commands in flight, the
-//! peer's messages (while not too many commands are in flight), the socket's readiness to take more, one alarm, and
-//! the node's drain. A slow command holds up nothing but its own answer.
+//! peer's messages (while not too many commands are in flight, nor came too fast), the socket's readiness to take more,
+//! the end of its ticket, one alarm, and the node's drain. A slow command holds up nothing but its own answer.
 
 use std::{sync::Arc, time::Duration};
 
@@ -15,15 +15,16 @@ use super::{
     calls::{Caller, Calls, trace_id},
     farewell,
     heartbeat::{Beat, Heartbeat},
+    pace::Pace,
     read::{Incoming, Reader},
     write::{Disconnected, Flushed, Writer},
 };
 use crate::{
     hub::Outbox,
-    node::{Feed, FeedItem, Node, now_text},
+    node::{Feed, FeedItem, Node, Pass, Term, now_text},
     protocol::{
-        Answer, CloseCode, Closing, Codec, Event, EventKind, Message, Notification, PairId, Run, SiblingId, Slow,
-        write_cursor,
+        Answer, CloseCode, Closing, Codec, Event, EventKind, Message, Notification, PairId, Rate, Run, SiblingId,
+        Slow, write_cursor,
     },
 };
 
@@ -47,6 +48,8 @@ pub struct SiblingSocket {
     pub id: SiblingId,
     /// Whose.
     pub caller: Caller,
+    /// For how long.
+    pub pass: Pass,
     /// How it writes.
     pub codec: Codec,
     /// What it hears.
@@ -61,6 +64,9 @@ struct Sibling {
     codec: Codec,
     outbox: Outbox,
     heart: Heartbeat,
+    pass: Pass,
+    /// How fast its commands are read.
+    pace: Pace,
     calls: Calls,
     in_flight: FuturesUnordered<BoxFuture<'static, Option<Value>>>,
     /// Whether the client socket is on this node, as far as the sibling has been told.
@@ -79,7 +85,7 @@ pub async fn serve_sibling(
     ping: Option<u64>,
     upgrade: impl Future<Output = Option<Upgraded>>,
 ) {
-    let SiblingSocket { id, caller, codec, mut feed, state } = socket;
+    let SiblingSocket { id, caller, pass, codec, mut feed, state } = socket;
     let pair = caller.pair;
     if let Some(upgraded) = upgrade.await {
         if let Err(failure) = node.count_in(pair, id).await {
@@ -89,7 +95,13 @@ pub async fn serve_sibling(
         let every = Duration::from_secs(ping.unwrap_or(node.settings.pipe.ping));
         let mut sibling = Sibling {
             heart: Heartbeat::new(every, node.settings.pong),
+            pace: Pace::new(
+                node.settings
+                    .commands_per_second
+                    .map(|limit| Rate { messages_per_second: Some(f64::from(limit.get())), bytes_per_second: None }),
+            ),
             pair,
+            pass,
             codec,
             outbox: Outbox::new(QUEUE, Slow::Close),
             in_flight: FuturesUnordered::new(),
@@ -164,7 +176,7 @@ impl Sibling {
                         self.say(&answer);
                     }
                 }
-                incoming = reader.next(), if room && !self.leaving && self.in_flight.len() < IN_FLIGHT => {
+                incoming = reader.next(), if room && self.may_read() => {
                     writing = true;
                     match self.hear(incoming, writer) {
                         Ok(()) => {}
@@ -178,6 +190,7 @@ impl Sibling {
                     }
                 }
                 () = tokio::task::yield_now(), if writing && !blocked => {}
+                closing = self.pass.revoked() => return Some(closing),
                 () = alarm.as_mut() => {
                     let now = Instant::now();
                     if self.leave_at.is_some_and(|at| at <= now) {
@@ -188,11 +201,18 @@ impl Sibling {
                         self.leave_at = Some(now + LAST_REPLIES);
                         continue;
                     }
-                    match self.heart.beat(false) {
-                        Beat::Ping(payload) => writer.ping(&payload),
-                        Beat::Dead => return Some(Closing::new(CloseCode::NoAnswer)),
+                    match self.pass.ring(now) {
+                        Some(Term::Expiring(data)) => feed.say(EventKind::TicketExpiring, data),
+                        Some(Term::Over(closing)) => return Some(closing),
+                        None => {}
                     }
-                    writing = true;
+                    if self.heart.next() <= now {
+                        match self.heart.beat(self.pace.wait().is_some()) {
+                            Beat::Ping(payload) => writer.ping(&payload),
+                            Beat::Dead => return Some(Closing::new(CloseCode::NoAnswer)),
+                        }
+                        writing = true;
+                    }
                 }
                 () = &mut draining, if self.leave_at.is_none() => {
                     let plan = self.node.drain_plan();
@@ -206,11 +226,20 @@ impl Sibling {
     }
 
     fn alarm_at(&self) -> Instant {
-        self.leave_at.map_or(self.heart.next(), |at| at.min(self.heart.next()))
+        let times = [self.leave_at, self.pace.wait(), self.pass.due()];
+        times.into_iter().flatten().fold(self.heart.next(), Instant::min)
+    }
+
+    /// Whether it is read now. What is not read waits in the kernel, and then at the sender.
+    fn may_read(&self) -> bool {
+        !self.leaving && self.in_flight.len() < IN_FLIGHT && self.pace.wait().is_none()
     }
 
     /// What the peer said; an error is the end of the socket.
     fn hear(&mut self, incoming: Incoming, writer: &mut Writer) -> Result<(), Option<Closing>> {
+        if !self.heart.bears(&incoming) {
+            return Err(Some(Closing::new(CloseCode::RateLimited)));
+        }
         self.heart.heard();
         match incoming {
             Incoming::Frame(kind, bytes) if kind == self.codec.frame() => self.take(&bytes),
@@ -228,9 +257,11 @@ impl Sibling {
         match self.codec.decode(bytes) {
             Ok(value) => {
                 let (calls, message) = (self.calls.clone(), Message::from_value(value));
+                self.pace.spend(message.count() as u64, 0);
                 self.in_flight.push(Box::pin(async move { calls.answer(message).await }));
             }
             Err(failure) => {
+                self.pace.spend(1, 0);
                 if let Ok(answer) = serde_json::to_value(Answer::new(Value::Null, Err(failure), trace_id)) {
                     self.say(&answer);
                 }

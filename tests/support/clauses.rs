@@ -30,6 +30,13 @@ macro_rules! each_clause {
             groups_have_members_in_order
             one_charter_wins
             holdings_follow
+            full_groups_take_nobody
+            places_are_taken_once
+            one_rule_wins
+            rules_are_replaced_by_who_knows_them
+            charters_follow_rules
+            rules_are_listed_in_order
+            the_list_follows_the_rules
             nodes_live_expire_and_are_buried
         }
     };

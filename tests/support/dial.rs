@@ -1,6 +1,6 @@
 //! Opening a WebSocket with everything about the handshake in the test's hand.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use http::{HeaderName, HeaderValue, Response};
 use tokio::net::{TcpSocket, TcpStream};
@@ -35,11 +35,12 @@ pub struct Dial {
     path: String,
     headers: Vec<(String, String)>,
     receive_buffer: Option<u32>,
+    source: Option<IpAddr>,
 }
 
 impl Dial {
     pub fn to(node: &Gateway, path: impl Into<String>) -> Self {
-        Self { addr: node.addr, path: path.into(), headers: Vec::new(), receive_buffer: None }
+        Self { addr: node.addr, path: path.into(), headers: Vec::new(), receive_buffer: None, source: None }
     }
 
     pub fn header(mut self, name: &str, value: &str) -> Self {
@@ -72,6 +73,12 @@ impl Dial {
     /// A small kernel buffer, so that a peer that does not read is soon full.
     pub fn receive_buffer(mut self, bytes: u32) -> Self {
         self.receive_buffer = Some(bytes);
+        self
+    }
+
+    /// Comes from one of the loopback network's addresses.
+    pub fn from(mut self, source: IpAddr) -> Self {
+        self.source = Some(source);
         self
     }
 
@@ -119,6 +126,9 @@ impl Dial {
         let socket = TcpSocket::new_v4()?;
         if let Some(bytes) = self.receive_buffer {
             socket.set_recv_buffer_size(bytes)?;
+        }
+        if let Some(source) = self.source {
+            socket.bind((source, 0).into())?;
         }
         // A dropped socket then resets its connection: that is how peers vanish. A polite close
         // has done its handshake before the drop, so it is not hurt by this.

@@ -1,10 +1,10 @@
 //! The least HTTP/1.1 that the tests need, by hand: they also have to send what no library would.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use serde_json::Value;
 use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 
 use super::within;
 
@@ -88,8 +88,22 @@ pub async fn upgrade(addr: SocketAddr, path: &str, headers: &[(&str, &str)]) -> 
 
 /// Sends raw bytes and reads one response.
 pub async fn exchange(addr: SocketAddr, bytes: &[u8]) -> Reply {
+    talk(TcpStream::connect(addr), bytes).await
+}
+
+/// The same, from one of the loopback network's addresses.
+pub async fn exchange_from(source: IpAddr, addr: SocketAddr, bytes: &[u8]) -> Reply {
+    let connecting = async {
+        let socket = TcpSocket::new_v4()?;
+        socket.bind((source, 0).into())?;
+        socket.connect(addr).await
+    };
+    talk(connecting, bytes).await
+}
+
+async fn talk(connecting: impl Future<Output = std::io::Result<TcpStream>>, bytes: &[u8]) -> Reply {
     let talk = async {
-        let mut stream = TcpStream::connect(addr).await?;
+        let mut stream = connecting.await?;
         stream.write_all(bytes).await?;
         read_reply(&mut BufReader::new(stream)).await
     };

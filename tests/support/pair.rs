@@ -46,15 +46,16 @@ impl Pair {
     }
 
     pub async fn from(node: &Gateway, body: Value) -> Self {
-        Self::read(&node.send("POST", "/v1/pairs", &[], Some(&body)).await)
+        Self::from_reply(&node.send("POST", "/v1/pairs", &[], Some(&body)).await)
     }
 
     /// Makes a pair as the admin, who may ask for any grants.
     pub async fn by_admin(node: &Gateway, body: Value) -> Self {
-        Self::read(&node.ask("POST", "/v1/pairs", ADMIN_KEY, Some(&body)).await)
+        Self::from_reply(&node.ask("POST", "/v1/pairs", ADMIN_KEY, Some(&body)).await)
     }
 
-    fn read(reply: &Reply) -> Self {
+    /// Reads the answer to the request that made it.
+    pub fn from_reply(reply: &Reply) -> Self {
         assert_eq!(reply.status, 201, "{}", reply.text());
         let made = reply.json();
         let word = |value: &Value| value.as_str().expect("a string in the made pair").to_owned();

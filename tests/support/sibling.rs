@@ -71,6 +71,9 @@ pub fn kind_of(params: &Value) -> &str {
 /// Whether an event belongs to the pair's history, or only to the connection that said it.
 pub fn is_kept(params: &Value) -> bool {
     let kind = kind_of(params);
+    if kind == "ticket.expiring" {
+        return params["data"]["side"] == "client";
+    }
     kind != "ready" && kind != "gap" && !kind.starts_with("broker.") && !kind.starts_with("node.")
 }
 

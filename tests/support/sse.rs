@@ -1,7 +1,7 @@
 //! A reader of Server-Sent Events.
 
 use serde_json::Value;
-use tokio::io::{AsyncWriteExt, BufReader};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 
 use super::http::{read_chunk, read_head};
@@ -40,17 +40,37 @@ impl Sse {
 
     /// The next message; comments (keep-alives) and bare fields are passed over.
     pub async fn next(&mut self) -> Told {
-        within("a Server-Sent Event", async {
+        self.next_or_end().await.expect("a stream that has not ended")
+    }
+
+    /// The refusal that came in the place of a stream.
+    pub async fn refusal(mut self) -> Reply {
+        let length = self.head.header("content-length").and_then(|n| n.parse().ok());
+        self.head.body = vec![0; length.expect("a refusal has a length")];
+        within("a refusal", self.from.read_exact(&mut self.head.body)).await.expect("a whole refusal");
+        self.head
+    }
+
+    /// Everything until the stream ends as it should.
+    pub async fn rest(&mut self) -> Vec<Told> {
+        let mut all = Vec::new();
+        while let Some(told) = self.next_or_end().await {
+            all.push(told);
+        }
+        all
+    }
+
+    async fn next_or_end(&mut self) -> Option<Told> {
+        within("a Server-Sent Event, or the end of them", async {
             loop {
                 while let Some((block, rest)) = self.waiting.split_once("\n\n") {
                     let told = parse(block);
                     self.waiting = rest.to_owned();
-                    if let Some(told) = told {
+                    if told.is_some() {
                         return told;
                     }
                 }
-                let chunk = read_chunk(&mut self.from).await.expect("an open stream");
-                let chunk = chunk.expect("a stream that has not ended");
+                let chunk = read_chunk(&mut self.from).await.expect("an open stream")?;
                 self.waiting += std::str::from_utf8(&chunk).expect("UTF-8");
             }
         })

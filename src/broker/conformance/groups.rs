@@ -4,13 +4,13 @@ use std::time::Duration;
 
 use tokio::task::JoinSet;
 
-use super::{ALL, LONG, Nodes, UP, claimed, created, number, released, until};
+use super::{ALL, LONG, Nodes, UP, claimed, created, join, number, released, until};
 use crate::{
     broker::{Beat, Census, Claim, Group, Member, Sentence},
     protocol::{NodeId, PairId},
 };
 
-fn member(id: &str, node: NodeId, value: u64) -> Member {
+pub(super) fn member(id: &str, node: NodeId, value: u64) -> Member {
     Member { id: id.to_owned(), node, value: number(value) }
 }
 
@@ -24,11 +24,12 @@ pub async fn groups_have_members_in_order(nodes: &mut Nodes) {
         assert_eq!(b.registry.census(&group).await.expect(UP), Census::default());
         let mut ids: Vec<String> = (0..25).map(|_| PairId::fresh().to_string()).collect();
         for (i, id) in ids.iter().enumerate().rev() {
-            let charter = a.registry.join(&group, member(id, one, i as u64), number(i as u64)).await.expect(UP);
-            assert_eq!(charter, number(24), "the first one's");
+            let census = join(a, &group, member(id, one, i as u64), number(i as u64)).await;
+            assert_eq!(census.charter, Some(number(24)), "the first one's");
+            assert_eq!(census.members, 25 - i as u64);
         }
         let census = b.registry.census(&group).await.expect(UP);
-        assert_eq!(census, Census { charter: Some(number(24)), members: 25 });
+        assert_eq!(census, Census { charter: Some(number(24)), members: 25, rule: None });
 
         ids.sort();
         let mut listed = Vec::new();
@@ -46,7 +47,7 @@ pub async fn groups_have_members_in_order(nodes: &mut Nodes) {
         assert_eq!(b.registry.members(&group, None, 0).await.expect(UP), []);
 
         // A member that has moved is where it is now, and its old node can't remove it.
-        b.registry.join(&group, member(&ids[0], two, 99), number(0)).await.expect(UP);
+        assert_eq!(join(b, &group, member(&ids[0], two, 99), number(0)).await, census);
         assert_eq!(a.registry.census(&group).await.expect(UP).members, 25);
         assert_eq!(a.registry.members(&group, None, 1).await.expect(UP), [member(&ids[0], two, 99)]);
         let leave = async |member: &Member| a.registry.leave(&group, member).await.expect(UP);
@@ -58,8 +59,8 @@ pub async fn groups_have_members_in_order(nodes: &mut Nodes) {
             assert!(leave(member).await);
         }
         assert_eq!(a.registry.census(&group).await.expect(UP), Census::default());
-        let charter = a.registry.join(&group, member(&ids[3], one, 0), number(77)).await.expect(UP);
-        assert_eq!(charter, number(77), "a new group has a new charter");
+        let census = join(a, &group, member(&ids[3], one, 0), number(77)).await;
+        assert_eq!(census.charter, Some(number(77)), "a new group has a new charter");
     }
 }
 
@@ -72,14 +73,15 @@ pub async fn one_charter_wins(nodes: &mut Nodes) {
             let (registry, group) = (link.registry.clone(), group.clone());
             joins.spawn(async move {
                 let (id, n) = (PairId::fresh().to_string(), i * 100 + j);
-                registry.join(&group, member(&id, NodeId::fresh(), 0), number(n)).await.expect(UP)
+                let joined = registry.join(&group, member(&id, NodeId::fresh(), 0), number(n), None).await;
+                joined.expect(UP).expect("no room is full without a capacity").charter
             });
         }
     }
     let charters = joins.join_all().await;
     assert!(charters.iter().all(|charter| *charter == charters[0]));
     let census = nodes[0].registry.census(&group).await.expect(UP);
-    assert_eq!(census, Census { charter: Some(charters[0].clone()), members: 30 });
+    assert_eq!(census, Census { charter: charters[0].clone(), members: 30, rule: None });
 }
 
 /// What a node is answerable for follows every change, whoever makes it.
@@ -124,13 +126,13 @@ pub async fn holdings_follow(nodes: &mut Nodes) {
     let (hall, band) = (Group::Room("hall".parse().expect("well-formed")), Group::Siblings(pairs[0]));
     for group in [&hall, &band] {
         for id in ["x", "y", "z"] {
-            a.registry.join(group, member(id, one, 0), number(0)).await.expect(UP);
+            join(a, group, member(id, one, 0), number(0)).await;
         }
     }
     assert_eq!(holdings(one, 100).await.members.len(), 6);
     assert_eq!(holdings(one, 5).await.members.len(), 5);
-    a.registry.join(&hall, member("x", two, 0), number(0)).await.expect(UP);
-    a.registry.join(&hall, member("y", one, 1), number(0)).await.expect(UP);
+    join(a, &hall, member("x", two, 0), number(0)).await;
+    join(a, &hall, member("y", one, 1), number(0)).await;
     for id in ["x", "y", "z"] {
         assert!(a.registry.leave(&band, &member(id, one, 0)).await.expect(UP));
     }

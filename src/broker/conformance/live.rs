@@ -14,8 +14,8 @@ use tokio::task::JoinSet;
 use tokio::time::sleep;
 
 use super::{
-    ALL, LONG, Nodes, UP, all_of, append, append_one, as_number, draft, next, next_entry, next_message, number, room,
-    subscribe_all, until,
+    ALL, LONG, Nodes, UP, all_of, append, append_one, as_number, draft, join, next, next_entry, next_message, number,
+    room, subscribe_all, until,
 };
 use crate::{
     broker::{Delivery, Group, Member},
@@ -148,8 +148,7 @@ pub async fn payloads_are_bytes(nodes: &mut Nodes) {
     let (pair, group) = (PairId::fresh(), Group::Siblings(PairId::fresh()));
     for odd in odd {
         let member = Member { id: "message".into(), node: NodeId::fresh(), value: odd.clone() };
-        let charter = a.registry.join(&group, member.clone(), odd.clone()).await.expect(UP);
-        assert_eq!(charter, odd);
+        assert_eq!(join(a, &group, member.clone(), odd.clone()).await.charter, Some(odd.clone()));
         assert_eq!(b.registry.members(&group, None, 9).await.expect(UP), vec![member.clone()]);
         assert!(b.registry.leave(&group, &member).await.expect(UP));
         if b.registry.create(pair, odd.clone(), NodeId::fresh(), LONG, LONG).await.expect(UP) {

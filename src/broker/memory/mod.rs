@@ -115,7 +115,7 @@ impl Medium {
 mod tests {
     use bytes::Bytes;
 
-    use super::*;
+    use super::{store::Held, *};
     use crate::{
         broker::{
             Appended, Claim, Draft, Group, Keep, Member, Step, Under,
@@ -197,16 +197,16 @@ mod tests {
                 link.broker.append(&pair.into(), Some(Under { fence, after: None }), &[draft], &keep).await.unwrap();
             assert_eq!(appended, Appended::At(Position { offset: 1, nonce: n }));
             let group = Group::Siblings(pair);
-            let member = Member { id: "sib".into(), node, value: Bytes::new() };
-            link.registry.join(&group, member.clone(), Bytes::new()).await.unwrap();
+            let [member, other] = ["sib", "other"].map(|id| Member { id: id.into(), node, value: Bytes::new() });
+            assert_eq!(link.registry.join(&group, member.clone(), Bytes::new(), Some(0)).await.unwrap(), None);
+            assert!(link.registry.join(&group, member.clone(), Bytes::new(), Some(1)).await.unwrap().is_some());
+            assert_eq!(link.registry.join(&group, other, Bytes::new(), Some(1)).await.unwrap(), None);
             assert!(link.registry.leave(&group, &member).await.unwrap());
             assert_eq!(link.registry.release(pair, fence, node, short, &[], &keep).await.unwrap(), Step::Taken(()));
         }
         let nothing = Kept { records: 0, histories: 0, groups: 0 };
         until(async || memory.kept() == nothing, "all of it to be swept").await;
-        assert!(
-            memory.medium.store.lock().holdings.values().all(|held| held.pairs.is_empty() && held.kept.is_empty())
-        );
+        assert!(memory.medium.store.lock().holdings.values().all(Held::is_empty));
         stop.cancel();
         tasks.close();
         tasks.wait().await;

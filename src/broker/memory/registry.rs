@@ -16,10 +16,10 @@ use super::{
 };
 use crate::{
     broker::{
-        Beat, Begun, BrokerError, Census, Claim, Draft, Group, Holdings, Keep, Member, Peer, Record, Registry,
+        Beat, Begun, BrokerError, Census, Claim, Draft, Group, Holdings, Keep, Member, Peer, Record, Registry, Rule,
         Sentence, Step,
     },
-    protocol::{Fence, NodeId, PairId, Topic},
+    protocol::{Fence, NodeId, PairId, RoomName, Topic},
 };
 
 impl Store {
@@ -264,16 +264,27 @@ impl Registry for Port {
         Ok(())
     }
 
-    async fn join(&self, group: &Group, member: Member, charter: Bytes) -> Result<Bytes, BrokerError> {
+    async fn join(
+        &self,
+        group: &Group,
+        member: Member,
+        charter: Bytes,
+        capacity: Option<u64>,
+    ) -> Result<Option<Census>, BrokerError> {
         let mut store = self.medium.store.lock();
         let Member { id, node, value } = member;
+        let members = store.groups.get(group).map(|roll| &roll.members);
+        let is_in = members.is_some_and(|members| members.contains_key(&id));
+        let count = members.map_or(0, |members| members.len() as u64);
+        if !is_in && capacity.is_some_and(|capacity| count >= capacity) {
+            return Ok(None);
+        }
         let roll = store.groups.entry(group.clone()).or_insert_with(|| Roll { charter, members: BTreeMap::new() });
-        let charter = roll.charter.clone();
         if let Some((before, _)) = roll.members.insert(id.clone(), (node, value)) {
             store.member_leaves(group, &id, before);
         }
         store.holdings.entry(node).or_default().members.insert((group.clone(), id));
-        Ok(charter)
+        Ok(Some(store.census(group)))
     }
 
     async fn leave(&self, group: &Group, member: &Member) -> Result<bool, BrokerError> {
@@ -290,12 +301,26 @@ impl Registry for Port {
         Ok(true)
     }
 
-    async fn census(&self, group: &Group) -> Result<Census, BrokerError> {
+    async fn lay_down(
+        &self,
+        room: &RoomName,
+        version: u64,
+        rule: Option<Rule>,
+        charter: Option<Bytes>,
+    ) -> Result<bool, BrokerError> {
+        let wanted = rule.as_ref().map_or(0, |rule| rule.version);
+        Ok(self.medium.store.lock().lay_down(room, version, rule, charter) == wanted)
+    }
+
+    async fn rules(&self, after: Option<&str>, limit: usize) -> Result<Vec<(RoomName, Rule)>, BrokerError> {
         let store = self.medium.store.lock();
-        Ok(store.groups.get(group).map_or_else(Census::default, |roll| Census {
-            charter: Some(roll.charter.clone()),
-            members: roll.members.len() as u64,
-        }))
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let rules = store.rules.range::<str, _>((from, Bound::Unbounded)).take(limit);
+        Ok(rules.map(|(room, rule)| (room.clone(), rule.clone())).collect())
+    }
+
+    async fn census(&self, group: &Group) -> Result<Census, BrokerError> {
+        Ok(self.medium.store.lock().census(group))
     }
 
     async fn members(&self, group: &Group, after: Option<&str>, limit: usize) -> Result<Vec<Member>, BrokerError> {

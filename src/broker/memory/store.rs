@@ -10,8 +10,8 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use crate::{
-    broker::{Draft, Entry, Group, Keep, Page, Record, Sentence},
-    protocol::{NodeId, PairId, Position, Topic},
+    broker::{Census, Draft, Entry, Group, Keep, Page, Record, Rule, Sentence},
+    protocol::{NodeId, PairId, Position, RoomName, Topic},
 };
 
 /// How far back an append looks for its own nonce.
@@ -62,6 +62,7 @@ impl Ord for TopicOrder {
             Topic::Pair(pair) => (0, pair.uuid(), None),
             Topic::Node(node) => (1, node.uuid(), None),
             Topic::Room(room) => (2, uuid::Uuid::nil(), Some(room.clone())),
+            Topic::Cluster => (3, uuid::Uuid::nil(), None),
         };
         key(self).cmp(&key(other))
     }
@@ -85,6 +86,7 @@ pub(super) struct Store {
     /// Commands with keys.
     pub(super) commands: HashMap<(PairId, String), Timed<Command>>,
     pub(super) groups: HashMap<Group, Roll>,
+    pub(super) rules: BTreeMap<RoomName, Rule>,
     pub(super) nodes: BTreeMap<NodeId, Known>,
     pub(super) sentences: u64,
     pub(super) holdings: HashMap<NodeId, Held>,
@@ -196,7 +198,7 @@ impl Store {
         self.forget_history_if_over(topic, now);
         let record = match topic {
             Topic::Pair(pair) => self.records.get(pair).filter(|record| !record.is_over(now)),
-            Topic::Room(_) | Topic::Node(_) => None,
+            Topic::Room(_) | Topic::Node(_) | Topic::Cluster => None,
         };
         let orphan = keep.age.max(ORPHAN);
         let until = match record.map(|record| record.until) {
@@ -284,6 +286,43 @@ impl Store {
         if !std::mem::replace(&mut command.queued, true) {
             self.due.push(Reverse((until, Due::Command(key))));
         }
+    }
+
+    /// What a group is.
+    pub(super) fn census(&self, group: &Group) -> Census {
+        let roll = self.groups.get(group);
+        let rule = match group {
+            Group::Room(room) => self.rules.get(room).cloned(),
+            Group::Siblings(_) => None,
+        };
+        Census {
+            charter: roll.map(|roll| roll.charter.clone()),
+            members: roll.map_or(0, |roll| roll.members.len() as u64),
+            rule,
+        }
+    }
+
+    /// Replaces the rule of a room, if the one in force is `version`. Returns the version in force then.
+    pub(super) fn lay_down(
+        &mut self,
+        room: &RoomName,
+        version: u64,
+        rule: Option<Rule>,
+        charter: Option<Bytes>,
+    ) -> u64 {
+        let is = self.rules.get(room).map_or(0, |rule| rule.version);
+        let new = rule.as_ref().map_or(0, |rule| rule.version);
+        if is != version || is == new {
+            return is;
+        }
+        match rule {
+            Some(rule) => drop(self.rules.insert(room.clone(), rule)),
+            None => drop(self.rules.remove(room)),
+        }
+        if let (Some(roll), Some(charter)) = (self.groups.get_mut(&Group::Room(room.clone())), charter) {
+            roll.charter = charter;
+        }
+        new
     }
 
     fn forget_history_if_over(&mut self, topic: &Topic, now: Instant) {

@@ -173,6 +173,11 @@ impl Commands {
         let args = [key.clone()].into_iter().chain(entries).map(Value::from).collect();
         self.send(&key, "ZREM", args).await.map(drop)
     }
+
+    pub(super) async fn zremrangebylex(&self, key: String, [from, to]: [String; 2]) -> Result<(), Error> {
+        let args = vec![key.as_str().into(), from.into(), to.into()];
+        self.send(&key, "ZREMRANGEBYLEX", args).await.map(drop)
+    }
 }
 
 /// Sends a command over one connection, once.

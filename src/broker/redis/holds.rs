@@ -210,7 +210,7 @@ impl Redis {
 
     async fn hold_page(&self, node: NodeId, from: &str, to: &str) -> Result<Vec<String>, BrokerError> {
         let args: Vec<Value> = vec![from.into(), to.into(), PAGE.to_string().into()];
-        let reply = script::HOLDS.call(&self.commands, vec![self.keys.holds(node)], args).await?;
+        let reply = script::PAGE.call(&self.commands, vec![self.keys.holds(node)], args).await?;
         Ok(as_array(reply)?.into_iter().skip(1).filter_map(Value::into_string).collect())
     }
 

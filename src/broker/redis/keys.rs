@@ -14,7 +14,7 @@ pub(super) struct Keys {
     prefix: String,
 }
 
-/// The three keys of a group.
+/// The keys of a group.
 pub(super) struct GroupKeys {
     /// ZSET, all scores 0: the ids in their order.
     pub(super) members: String,
@@ -22,6 +22,8 @@ pub(super) struct GroupKeys {
     pub(super) who: String,
     /// STRING.
     pub(super) charter: String,
+    /// HASH: version and value. For all but rooms it never exists.
+    pub(super) rule: String,
 }
 
 impl Keys {
@@ -60,12 +62,17 @@ impl Keys {
             Group::Room(room) => format!("{}{{room/{room}}}:{kind}", self.prefix),
             Group::Siblings(pair) => format!("{}{{{pair}}}:{kind}", self.prefix),
         };
-        GroupKeys { members: key("members"), who: key("who"), charter: key("charter") }
+        GroupKeys { members: key("members"), who: key("who"), charter: key("charter"), rule: key("rule") }
     }
 
     /// ZSET, all scores 0: what a node holds, see [`super::holds`].
     pub(super) fn holds(&self, node: NodeId) -> String {
         format!("{}{{{node}}}:holds", self.prefix)
+    }
+
+    /// ZSET, all scores 0: the rules of all rooms, see [`super::rules`].
+    pub(super) fn rules(&self) -> String {
+        format!("{}{{rooms}}:rules", self.prefix)
     }
 
     /// ZSET: nodes, by when their lease runs out.
@@ -83,6 +90,7 @@ impl Keys {
             Topic::Pair(pair) => format!("{}{{{pair}}}:{kind}", self.prefix),
             Topic::Room(room) => format!("{}{{room/{room}}}:{kind}", self.prefix),
             Topic::Node(node) => format!("{}{{{node}}}:{kind}", self.prefix),
+            Topic::Cluster => format!("{}{{cluster}}:{kind}", self.prefix),
         }
     }
 }
@@ -101,6 +109,8 @@ mod tests {
         assert_eq!(keys.log(&pair.into()), format!("sib:{{{pair}}}:log"));
         assert_eq!(keys.group(&Group::Siblings(pair)).who, format!("sib:{{{pair}}}:who"));
         assert_eq!(keys.live(&room), "sib:{room/a/b}:live");
+        assert_eq!(keys.log(&Topic::Cluster), "sib:{cluster}:log");
+        assert_eq!(keys.group(&Group::Room("a/b".parse().unwrap())).rule, "sib:{room/a/b}:rule");
         assert!(Keys::new("a{b").is_none());
     }
 }

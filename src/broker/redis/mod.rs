@@ -29,6 +29,7 @@ mod publish;
 mod reader;
 mod registry;
 mod reply;
+mod rules;
 mod script;
 mod standing;
 mod topology;

@@ -10,15 +10,15 @@ use super::{
     Redis,
     holds::{Hold, read_member, write_member},
     push_drafts,
-    reply::{as_array, as_bytes, as_integer, as_parsed, as_record, as_step, millis},
+    reply::{as_array, as_bytes, as_census, as_integer, as_parsed, as_record, as_step, millis},
     script::{self, unavailable},
 };
 use crate::{
     broker::{
-        Beat, Begun, BrokerError, Census, Claim, Draft, Group, Holdings, Keep, Member, Peer, Record, Registry,
+        Beat, Begun, BrokerError, Census, Claim, Draft, Group, Holdings, Keep, Member, Peer, Record, Registry, Rule,
         Sentence, Step,
     },
-    protocol::{Fence, NodeId, PairId},
+    protocol::{Fence, NodeId, PairId, RoomName},
 };
 
 impl Redis {
@@ -221,21 +221,32 @@ impl Registry for Redis {
         script::SETTLE.call(&self.commands, vec![self.keys.command(pair, key)], args).await.map(drop)
     }
 
-    async fn join(&self, group: &Group, member: Member, charter: Bytes) -> Result<Bytes, BrokerError> {
+    async fn join(
+        &self,
+        group: &Group,
+        member: Member,
+        charter: Bytes,
+        capacity: Option<u64>,
+    ) -> Result<Option<Census>, BrokerError> {
         let Member { id, node, value } = member;
         let mark = format!("{:016x}", rand::random::<u64>());
         let hold = Hold::Member(group.clone(), mark.clone(), id.clone());
         let keys = self.keys.group(group);
-        let args = vec![id.clone().into(), write_member(node, &mark, &value).into(), charter.into()];
-        let keys = vec![keys.members, keys.who, keys.charter];
+        let mut args = vec![id.clone().into(), write_member(node, &mark, &value).into(), charter.into()];
+        args.extend(capacity.map(|capacity| capacity.to_string().into()));
+        let keys = vec![keys.members, keys.who, keys.charter, keys.rule];
         let reply = self.take((node, &hold), &script::JOIN, keys, args).await?;
-        let [_, charter, before] = <[Value; 3]>::try_from(as_array(reply)?)
-            .map_err(|_| BrokerError::Garbled("a joining is not three values".into()))?;
+        if reply.is_null() {
+            self.strike(node, &hold).await;
+            return Ok(None);
+        }
+        let [members, charter, rule, before] = <[Value; 4]>::try_from(as_array(reply)?)
+            .map_err(|_| BrokerError::Garbled("a joining is not four values".into()))?;
         if !before.is_null() {
             let (on, mark, _) = read_member(as_bytes(before)?)?;
             self.strike(on, &Hold::Member(group.clone(), mark, id)).await;
         }
-        as_bytes(charter)
+        as_census([members, charter, rule]).map(Some)
     }
 
     async fn leave(&self, group: &Group, member: &Member) -> Result<bool, BrokerError> {
@@ -251,13 +262,26 @@ impl Registry for Redis {
         Ok(true)
     }
 
+    async fn lay_down(
+        &self,
+        room: &RoomName,
+        version: u64,
+        rule: Option<Rule>,
+        charter: Option<Bytes>,
+    ) -> Result<bool, BrokerError> {
+        self.replace_rule(room, version, rule, charter).await
+    }
+
+    async fn rules(&self, after: Option<&str>, limit: usize) -> Result<Vec<(RoomName, Rule)>, BrokerError> {
+        self.list_rules(after, limit).await
+    }
+
     async fn census(&self, group: &Group) -> Result<Census, BrokerError> {
         let keys = self.keys.group(group);
-        let reply = script::CENSUS.call(&self.commands, vec![keys.members, keys.charter], Vec::new()).await?;
-        let [members, charter] = <[Value; 2]>::try_from(as_array(reply)?)
-            .map_err(|_| BrokerError::Garbled("a census is not two values".into()))?;
-        let members = members.as_u64().unwrap_or_default();
-        Ok(Census { charter: if charter.is_null() { None } else { Some(as_bytes(charter)?) }, members })
+        let keys = vec![keys.members, keys.charter, keys.rule];
+        let reply = script::CENSUS.call(&self.commands, keys, Vec::new()).await?;
+        let reply = <[Value; 3]>::try_from(as_array(reply)?);
+        as_census(reply.map_err(|_| BrokerError::Garbled("a census is not three values".into()))?)
     }
 
     async fn members(&self, group: &Group, after: Option<&str>, limit: usize) -> Result<Vec<Member>, BrokerError> {

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use fred::types::Value;
 
 use crate::{
-    broker::{BrokerError, Record, Step},
+    broker::{BrokerError, Census, Record, Rule, Step},
     protocol::{Fence, NodeId, Position},
 };
 
@@ -47,6 +47,23 @@ pub(super) fn as_record(values: Vec<Value>) -> Result<Option<Record>, BrokerErro
     let (holder, keeper) = (node(&holder)?, node(&keeper)?);
     let (heard, ended) = (!heard.is_null(), !ended.is_null());
     Ok(Some(Record { facts: as_bytes(facts)?, fence, holder, keeper, heard, ended }))
+}
+
+/// Version and value of a rule; `None` when there is none.
+pub(super) fn as_rule(fields: Value) -> Result<Option<Rule>, BrokerError> {
+    let fields = <[Value; 2]>::try_from(as_array(fields)?).map_err(|_| garbled("a rule is not two fields"))?;
+    let [version, value] = fields;
+    if version.is_null() {
+        return Ok(None);
+    }
+    Ok(Some(Rule { version: as_parsed(&version)?, value: as_bytes(value)? }))
+}
+
+/// How many members a group has, its charter, and its rule.
+pub(super) fn as_census([members, charter, rule]: [Value; 3]) -> Result<Census, BrokerError> {
+    let members = members.as_u64().ok_or_else(|| garbled("not a number of members"))?;
+    let charter = if charter.is_null() { None } else { Some(as_bytes(charter)?) };
+    Ok(Census { charter, members, rule: as_rule(rule)? })
 }
 
 /// What came of a step: 0 no record, 1 refused, 2 taken, and who had the pair before where that is told.

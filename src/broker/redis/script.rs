@@ -54,7 +54,10 @@ scripts! {
     NODES "nodes";
     CONDEMN "condemn";
     BURY "bury";
-    HOLDS "holds";
+    PAGE "page";
+    LAY_DOWN "lay_down";
+    ENLIST "enlist";
+    WEED "weed";
 }
 
 impl Script {

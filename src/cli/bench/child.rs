@@ -31,10 +31,15 @@ pub(super) struct Process {
 impl Process {
     /// A gateway that says little, takes everyone, and disturbs no measurement with pings.
     pub(super) fn gateway(broker: &str, pages: Pages) -> Outcome<Self> {
+        Self::gateway_with(broker, pages, &[])
+    }
+
+    /// The same with more settings.
+    pub(super) fn gateway_with(broker: &str, pages: Pages, more: &[&str]) -> Outcome<Self> {
         let arguments = ["serve", "--listen", "127.0.0.1:0", "--default-public", "on", "--log", "error"];
         let secret = ["--secret", "the key of a benchmark, which protects nothing"];
         let settings = ["--ping-seconds", "3600", "--broker", broker];
-        Self::own(&[&arguments[..], &secret, &settings].concat(), pages)
+        Self::own(&[&arguments[..], &secret, &settings, more].concat(), pages)
     }
 
     /// The bare program.

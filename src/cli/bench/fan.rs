@@ -77,7 +77,7 @@ pub(super) async fn measure(args: &BenchArgs, report: &mut Report) -> Outcome<()
 }
 
 /// What a turn used and did.
-struct Turn {
+pub(super) struct Turn {
     deliveries: f64,
     seconds: f64,
     server: Duration,
@@ -85,11 +85,11 @@ struct Turn {
 }
 
 impl Turn {
-    fn rate(&self) -> f64 {
+    pub(super) fn rate(&self) -> f64 {
         self.deliveries / self.seconds
     }
 
-    fn server(&self) -> f64 {
+    pub(super) fn server(&self) -> f64 {
         self.server.as_secs_f64() * 1e9 / self.deliveries
     }
 
@@ -174,7 +174,8 @@ impl Progress {
 }
 
 impl Fan {
-    async fn of_gateway(address: SocketAddr, path: &str, count: u32, size: usize) -> Outcome<Self> {
+    /// A sender and receivers in the room that a path opens.
+    pub(super) async fn of_gateway(address: SocketAddr, path: &str, count: u32, size: usize) -> Outcome<Self> {
         let mut receivers = Vec::new();
         for _ in 0..count {
             receivers.push(Raw::open(address, path, None).await?);
@@ -226,7 +227,7 @@ impl Fan {
     }
 
     /// Sends for as long as told; what happens in the first fifth is not counted.
-    async fn turn(&mut self, lasting: Duration, paced: bool, server: &Process) -> Outcome<Turn> {
+    pub(super) async fn turn(&mut self, lasting: Duration, paced: bool, server: &Process) -> Outcome<Turn> {
         self.go_on(lasting / 5, paced).await?;
         let before = (self.progress.total(), Instant::now(), server.cpu()?, own_cpu()?);
         self.go_on(lasting * 4 / 5, paced).await?;

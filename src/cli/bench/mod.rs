@@ -9,6 +9,7 @@ mod child;
 mod fan;
 mod floor;
 mod idle;
+mod limits;
 mod raw;
 mod replay;
 mod report;
@@ -67,6 +68,8 @@ pub(super) struct BenchArgs {
 enum Workload {
     /// One sender, many receivers, as fast as they take it
     FanOut,
+    /// The same with limits and grants, beside a node without
+    Limits,
     /// A sibling's command and its reply, one at a time
     Commands,
     /// From a command to its event at another sibling, one at a time
@@ -129,6 +132,9 @@ async fn measure(args: &BenchArgs) -> Outcome<()> {
     let mut report = Report::default();
     if wanted(Workload::FanOut) {
         fan::measure(args, &mut report).await?;
+    }
+    if wanted(Workload::Limits) {
+        limits::measure(args, &mut report).await?;
     }
     if wanted(Workload::Idle) {
         idle::measure(args, &mut report).await?;

@@ -1,0 +1,86 @@
+//! What every node must know of a pair.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::{
+    broker::Record,
+    protocol::{Authority, Chosen, Failure, Fault, Format, RoomName},
+};
+
+/// What every node must know of a pair.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Facts {
+    /// Its room.
+    pub room: RoomName,
+    /// What it speaks there; before its first client socket, what it is expected to.
+    pub format: Format,
+    /// What its client said that it can speak, in order; empty when it said nothing.
+    pub offers: Vec<Format>,
+    /// Its application's own data.
+    pub meta: Map<String, Value>,
+    /// Seconds that it waits for a client socket.
+    pub linger_seconds: u64,
+    /// What was chosen for its pipe; the rest is as its room says.
+    #[serde(default)]
+    pub chosen: Chosen,
+    /// On whose behalf it was made, and how far that goes.
+    #[serde(default = "Authority::anonymous")]
+    pub authority: Authority,
+}
+
+impl Facts {
+    /// Reads what [`Facts::write`] wrote.
+    #[must_use]
+    pub fn read(bytes: &[u8]) -> Option<Self> {
+        rmp_serde::from_slice(bytes).ok()
+    }
+
+    /// The bytes for the registry.
+    ///
+    /// # Errors
+    /// [`Fault::Internal`] when they can't be encoded.
+    pub fn write(&self) -> Result<bytes::Bytes, Failure> {
+        let bytes = rmp_serde::to_vec_named(self);
+        bytes.map(Into::into).map_err(|e| Failure::new(Fault::Internal, e.to_string()))
+    }
+
+    /// How long the pair waits for a client socket.
+    #[must_use]
+    pub fn linger(&self) -> Duration {
+        Duration::from_secs(self.linger_seconds)
+    }
+
+    /// What its client can speak where it is, or goes: one that said nothing keeps to what it speaks, because its peers
+    /// agreed on that.
+    #[must_use]
+    pub fn speaks(&self) -> Vec<Format> {
+        if self.offers.is_empty() { vec![self.format] } else { self.offers.clone() }
+    }
+}
+
+/// What a new pair is to be.
+#[derive(Debug, Clone)]
+pub struct NewPair {
+    /// Its room.
+    pub room: RoomName,
+    /// What its client can speak, in order.
+    pub offers: Vec<Format>,
+    /// Its application's own data.
+    pub meta: Map<String, Value>,
+    /// How long it waits for a client socket.
+    pub linger: Option<Duration>,
+    /// On whose behalf it is made.
+    pub authority: Authority,
+}
+
+/// A pair as the registry has it.
+#[derive(Debug, Clone)]
+pub struct Found {
+    /// The record.
+    pub record: Record,
+    /// What it says.
+    pub facts: Facts,
+}

@@ -1,0 +1,127 @@
+//! What holds for one pipe: by its room's specification, by what was chosen for its pair, and by its node's settings;
+//! and what becomes of the client when its room changes.
+
+use serde_json::json;
+
+use super::{
+    client::{Client, Ending, JobDone},
+    pace::Pace,
+};
+use crate::{
+    node::{Facts, NodeSettings, RoomState, Ruling},
+    protocol::{Cause, CloseCode, Closing, EventKind, LeaveParams, Order, RoomName, Settings, Violations},
+};
+
+/// What holds for one pipe.
+pub(super) struct Terms {
+    /// In its room.
+    pub(super) ruling: Ruling,
+    /// For its queue, its rate and its pings.
+    pub(super) settings: Settings,
+    /// The largest frame that its client may send, in bytes.
+    pub(super) largest: usize,
+    /// What happens to it when it sends what it may not.
+    pub(super) violations: Violations,
+    /// Whether it may send at all.
+    pub(super) may_publish: bool,
+}
+
+impl Terms {
+    pub(super) fn new(node: &NodeSettings, facts: &Facts, ruling: Ruling) -> Self {
+        let spec = &ruling.spec;
+        Self {
+            settings: node.pipe.with(spec, &facts.chosen),
+            largest: spec.max_message_bytes.unwrap_or(node.max_message_bytes).min(node.max_message_bytes),
+            violations: spec.violations.unwrap_or(node.violations),
+            may_publish: ruling.lets_publish(&facts.authority),
+            ruling,
+        }
+    }
+}
+
+impl Client {
+    /// From now on this holds in the client's room.
+    pub(super) fn live_under(&mut self, ruling: Ruling) {
+        let before = std::mem::replace(&mut self.terms, Terms::new(&self.node.settings, &self.facts, ruling));
+        let settings = &self.terms.settings;
+        self.outbox.set(settings.queue_bytes, settings.slow);
+        if settings.ping != before.settings.ping {
+            self.heart.set(std::time::Duration::from_secs(settings.ping));
+        }
+        if settings.rate != before.settings.rate {
+            self.pace = Pace::new(settings.rate);
+        }
+    }
+
+    /// Something else holds in a room.
+    pub(super) fn room_changed(&mut self, state: RoomState, cause: Option<Cause>) -> Option<Ending> {
+        let speaks = state.speaks.unwrap_or(self.facts.format);
+        let (here, version) = (state.name == *self.room.name(), self.terms.ruling.version);
+        if !here || state.ruling.version == version && speaks == self.facts.format {
+            return None;
+        }
+        if state.ruling.version != 0 || version == 0 {
+            return self.live_in(state, cause);
+        }
+        // Taken back, or lost by the broker.
+        let (node, socket, facts) = (self.node.clone(), (self.pair, self.fence), self.facts.clone());
+        let ruling = self.terms.ruling.clone();
+        self.jobs.push_back(Box::pin(async move {
+            let gone = node.is_gone(socket, &facts, &ruling).await.unwrap_or(false);
+            JobDone::Doubted { state, cause, gone }
+        }));
+        None
+    }
+
+    /// The siblings are told what holds in the room now, and a client that does not fit any more is closed: so that it
+    /// comes back, if it can speak what is spoken.
+    pub(super) fn live_in(&mut self, state: RoomState, cause: Option<Cause>) -> Option<Ending> {
+        let told = state.told();
+        let RoomState { name, ruling, speaks, .. } = state;
+        if name != *self.room.name() {
+            return None;
+        }
+        let speaks = ruling.spec.speaks_after(speaks.unwrap_or(self.facts.format));
+        let closing = if let Err(failure) = ruling.admits(&self.facts.authority, &name) {
+            Some(Closing::because(CloseCode::Forbidden, &failure.message))
+        } else if speaks != self.facts.format {
+            let code = if speaks.suits(&self.facts.offers) { CloseCode::Switched } else { CloseCode::NoCommonFormat };
+            Some(Closing::because(code, &format!("the room speaks {speaks} now")))
+        } else if self.terms.ruling.spec.order == Order::Room && ruling.spec.order == Order::Sender {
+            // Frames on their way through the broker would be overtaken by those that do not take it.
+            Some(Closing::because(CloseCode::Switched, "the room has another order now"))
+        } else {
+            None
+        };
+        // What a room is that it may not be in any more is none of its business.
+        let told = if ruling.admits(&self.facts.authority, &name).is_ok() { told } else { json!({"room": name}) };
+        let data = json!({"specification": told, "fits": closing.is_none()});
+        self.story.raise(EventKind::RoomChanged, data, cause.clone());
+        self.live_under(ruling);
+        closing.map(|closing| by_the_room(closing, cause))
+    }
+
+    /// A room was closed.
+    pub(super) fn room_closed(&mut self, room: &RoomName, reason: &str, cause: Option<Cause>) -> Option<Ending> {
+        if room != self.room.name() {
+            return None;
+        }
+        self.story.raise(EventKind::RoomClosed, json!({"room": room, "reason": reason}), cause.clone());
+        let reason = if reason.is_empty() { CloseCode::RoomClosed.phrase() } else { reason };
+        Some(by_the_room(Closing::because(CloseCode::RoomClosed, reason), cause))
+    }
+}
+
+/// How a client is closed that its room's owner sends away.
+pub(super) fn sent_away(params: LeaveParams) -> Closing {
+    let reason = params.reason.as_deref().unwrap_or("sent away by the room's owner");
+    match params.code {
+        None => Closing::because(CloseCode::Forbidden, reason),
+        Some(1000) => Closing::because(CloseCode::Normal, reason),
+        Some(code) => Closing::application(code, reason),
+    }
+}
+
+fn by_the_room(closing: Closing, cause: Option<Cause>) -> Ending {
+    Ending::Close { closing, by: "room", cause, reply: None, pair_ends: None }
+}
