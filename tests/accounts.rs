@@ -12,7 +12,10 @@ use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
 use rsa::pkcs1::EncodeRsaPrivateKey;
 use rsa::pkcs8::DecodePrivateKey;
 use serde_json::{Value, json};
-use support::{ADMIN_KEY, Cluster, Dial, Gateway, PATIENCE, Reply, Says, Settings, Stub, eventually};
+use support::{
+    ADMIN_KEY, ClientSocket, Cluster, Codec, Dial, Gateway, PATIENCE, Reply, Says, Settings, Sibling, Stub,
+    eventually,
+};
 
 const SECRET: &str = "the secret of an application for acceptance tests only";
 const ALL_RSA: [Algorithm; 6] =
@@ -337,6 +340,23 @@ async fn a_good_token_is_good_for_what_it_says() {
     assert!(refused.problem(401) == "unauthorized" && refused.text().contains("SIBLING_ANONYMOUS"));
     let refused = enter(strict.node(0), &token).await;
     assert!(refused.problem(401) == "unauthorized" && refused.text().contains("SIBLING_JWT_KEY"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_token_opened_ends_with_it() {
+    let cluster = node(closed().set("JWT_KEY", SECRET)).await;
+    let mut claims = claims();
+    claims["exp"] = json!(now() + 4);
+    let token = hmac(Algorithm::HS256, &claims);
+    let dial = Dial::to(cluster.node(0), "/v1/rooms/cams%2F1/client").bearer(&token);
+    let (ws, response) = dial.connect().await.expect("a good token");
+    let header = |name: &str| response.headers()[name].to_str().expect("text").to_owned();
+    let path = format!("/v1/pairs/{}/sibling", header("sibling-pair"));
+    let dial = Dial::to(cluster.node(0), path).bearer(&header("sibling-ticket"));
+    let mut sibling = Sibling::over(Codec::Json, dial).await;
+    assert_eq!(sibling.event("ticket.expiring").await["data"]["side"], "client");
+    let closed = ClientSocket::over(ws).closed().await;
+    assert_eq!((closed.code, closed.reason.as_str()), (Some(3501), "ticket expired"));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     node::{Feed, NewPair, Pass, Unserved, now_seconds, time_text},
-    protocol::{Codec, Failure, Fault, Format, Grants, PairId, SiblingId, Side, read_cursor},
+    protocol::{Codec, Failure, Fault, Format, Grants, LONGEST_TICKET, PairId, SiblingId, Side, Ticket, read_cursor},
     socket::{Caller, Service, SiblingSocket, serve_client, serve_sibling, standing},
 };
 
@@ -102,12 +102,18 @@ pub(super) async fn room_client(
         let room = room_of(&room)?;
         let bearer = Bearer::of(&handshake.headers, &handshake.uri)?;
         let authority = gateway.authority(&bearer, Asks { action: "client.open", room: Some(&room) }).await?;
-        let grants = Grants::of_a_sibling().common(&authority.grants);
+        let (grants, until) = (Grants::of_a_sibling().common(&authority.grants), authority.until);
         let offers = query.offers(&handshake.protocols)?;
         let new = NewPair { room, offers, meta: serde_json::Map::new(), linger: None, authority };
         let (pair, _) = gateway.node.create_pair(new).await?;
         let said = gateway.node.sign_ticket(Side::Sibling, pair, grants, None)?;
-        let (opened, service) = gateway.open(pair, &query, &handshake.protocols).await?;
+        let (opened, mut service) = gateway.open(pair, &query, &handshake.protocols).await?;
+        if let Some(until) = until {
+            // It ends with the token that opened it, as with a ticket.
+            let latest = now_seconds() + LONGEST_TICKET;
+            let ticket = Ticket::new(Side::Client, pair, Grants::default(), until.min(latest));
+            service.pass = gateway.node.admit(&ticket)?;
+        }
         Ok((opened, service, said["ticket"].as_str().unwrap_or_default().to_owned()))
     };
     match opening.await {

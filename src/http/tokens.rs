@@ -2,6 +2,8 @@
 //!
 //! A token may live as long as its application likes: it ends at its `exp`, or when its key is not known any more.
 
+use std::time::Duration;
+
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use jsonwebtoken::{Algorithm, Validation, decode, errors::ErrorKind};
 use serde::Deserialize;
@@ -53,6 +55,7 @@ pub(super) struct Said {
 #[derive(Deserialize)]
 struct Claims {
     sub: String,
+    exp: f64,
     #[serde(default)]
     siblings: Value,
 }
@@ -136,7 +139,7 @@ impl Rules {
         }
         rules.set_required_spec_claims(&needed);
         let value: Value = decode(token, &key.decoding, &rules).map_err(|error| why_not(error.kind()))?.claims;
-        let Claims { sub, siblings } = serde_json::from_value(value)
+        let Claims { sub, exp, siblings } = serde_json::from_value(value)
             .map_err(|_| Failure::new(Fault::Unauthorized, "the token does not say whose it is (sub)"))?;
         if siblings.is_null() {
             return refuse("the token has no claim siblings: {\"rooms\": [patterns]}");
@@ -144,7 +147,9 @@ impl Rules {
         let said: Said = serde_path_to_error::deserialize(siblings).map_err(|error| {
             Failure::new(Fault::Unauthorized, format!("the token's {}", Failure::misfit("siblings", &error)))
         })?;
-        said.authority(sub).or_else(|why| refuse(format!("the token's {why}")))
+        let authority = said.authority(sub).or_else(|why| refuse(format!("the token's {why}")))?;
+        let until = Duration::try_from_secs_f64(exp).ok().map(|since| since.as_secs());
+        Ok(Authority { until, ..authority })
     }
 }
 
@@ -190,7 +195,7 @@ impl Said {
             None => Grants::of_a_sibling(),
             Some(names) => Grants::read(names).map_err(|failure| format!("siblings.{failure}"))?,
         };
-        Ok(Authority { account: Account::Named(name), rooms: self.rooms, formats, grants })
+        Ok(Authority { account: Account::Named(name), rooms: self.rooms, formats, grants, until: None })
     }
 }
 

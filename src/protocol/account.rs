@@ -95,19 +95,25 @@ pub struct Authority {
     pub formats: Vec<Format>,
     /// What it may do.
     pub grants: Grants,
+    /// When the token that says so expires, in seconds since 1970. What was made with it has tickets of its own, so that a
+    /// pair does not keep this.
+    #[serde(skip)]
+    pub until: Option<u64>,
 }
 
 impl Authority {
     /// Of the bearer of the admin key: everything.
     #[must_use]
     pub fn admin() -> Self {
-        Self { account: Account::Admin, rooms: vec![Pattern::all()], formats: Vec::new(), grants: Grants::all() }
+        let (account, rooms, grants) = (Account::Admin, vec![Pattern::all()], Grants::all());
+        Self { account, rooms, formats: Vec::new(), grants, until: None }
     }
 
     /// Of those without a token: public rooms.
     #[must_use]
     pub fn anonymous() -> Self {
-        Self { account: Account::Anonymous, rooms: Vec::new(), formats: Vec::new(), grants: Grants::of_a_sibling() }
+        let (account, grants) = (Account::Anonymous, Grants::of_a_sibling());
+        Self { account, rooms: Vec::new(), formats: Vec::new(), grants, until: None }
     }
 
     /// Whether it goes for a room that is not public.
