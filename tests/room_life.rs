@@ -396,6 +396,9 @@ async fn rooms_are_read_listed_and_published_in_over_http() {
         assert_eq!(names, (0..25).map(|i| format!("list/{i:02}")).collect::<Vec<_>>());
         assert_eq!(node.get("/v1/rooms").await.problem(401), "unauthorized");
         assert_eq!(of_room(node, "GET", "nowhere", "").await.problem(404), "not_found");
+        for odd in ["%FF", "a%20b", "..", "%00", "%C3%A9"] {
+            assert_eq!(of_room(node, "GET", odd, "").await.problem(404), "not_found", "{odd}");
+        }
 
         for (body, code, names) in [
             (json!({"formt": "text"}), "unknown_field", "formt"),

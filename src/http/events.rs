@@ -4,7 +4,7 @@ use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use axum::{
     Extension,
-    extract::{Path, Query, State},
+    extract::{Query, State},
     response::{
         IntoResponse, Sse,
         sse::{Event as SseEvent, KeepAlive},
@@ -15,7 +15,13 @@ use http::{HeaderMap, Uri};
 use serde::Deserialize;
 use serde_json::json;
 
-use super::{Gateway, auth::Bearer, problem::Problem, server::Permit, sockets::Listening};
+use super::{
+    Gateway,
+    auth::Bearer,
+    problem::{Named, Problem},
+    server::Permit,
+    sockets::Listening,
+};
 use crate::{
     node::{FeedItem, Term, now_text},
     protocol::{Event, EventKind, Failure, Fault, PairId, write_cursor},
@@ -33,7 +39,7 @@ struct EventsQuery {
 pub(super) async fn stream(
     State(gateway): State<Arc<Gateway>>,
     permit: Option<Extension<Permit>>,
-    Path(pair): Path<String>,
+    Named(pair): Named,
     headers: HeaderMap,
     uri: Uri,
 ) -> Result<impl IntoResponse, Problem> {

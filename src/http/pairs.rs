@@ -5,14 +5,18 @@ use std::{sync::Arc, time::Duration};
 use axum::{
     Json,
     body::Bytes,
-    extract::{Path, State},
+    extract::State,
     response::{IntoResponse, Response},
 };
 use http::{HeaderMap, StatusCode, Uri, header};
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Map, Value, json};
 
-use super::{Asks, Gateway, auth::Bearer, problem::Problem};
+use super::{
+    Asks, Gateway,
+    auth::Bearer,
+    problem::{Named, Problem},
+};
 use crate::{
     node::{Line, NewPair},
     protocol::{
@@ -104,7 +108,7 @@ pub(super) async fn create(
 /// `GET /v1/pairs/{pair}`
 pub(super) async fn read(
     State(gateway): State<Arc<Gateway>>,
-    Path(pair): Path<String>,
+    Named(pair): Named,
     headers: HeaderMap,
     uri: Uri,
 ) -> Result<Json<Value>, Problem> {
@@ -114,7 +118,7 @@ pub(super) async fn read(
 /// `DELETE /v1/pairs/{pair}`
 pub(super) async fn end(
     State(gateway): State<Arc<Gateway>>,
-    Path(pair): Path<String>,
+    Named(pair): Named,
     headers: HeaderMap,
     uri: Uri,
 ) -> Result<StatusCode, Problem> {
@@ -127,7 +131,7 @@ pub(super) async fn end(
 /// `POST /v1/pairs/{pair}/commands`: what a sibling would send, one message a request.
 pub(super) async fn command(
     State(gateway): State<Arc<Gateway>>,
-    Path(pair): Path<String>,
+    Named(pair): Named,
     headers: HeaderMap,
     uri: Uri,
     bytes: Bytes,

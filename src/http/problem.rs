@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use axum::{
-    extract::Request,
+    extract::{FromRequestParts, Path, Request},
     middleware::Next,
     response::{IntoResponse, Response},
 };
-use http::{HeaderValue, StatusCode, header};
+use http::{HeaderValue, StatusCode, header, request::Parts};
 use http_body::Body as _;
 use serde_json::json;
 
@@ -89,6 +89,20 @@ fn body_of(status: StatusCode, code: &str, detail: &str, retry_after_ms: Option<
         _ => {}
     }
     response
+}
+
+/// The name in a path. One that is not even text names nothing.
+pub(super) struct Named(pub(super) String);
+
+impl<S: Send + Sync> FromRequestParts<S> for Named {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        match Path::from_request_parts(parts, state).await {
+            Ok(Path(name)) => Ok(Self(name)),
+            Err(_) => Err(Problem::new(Fault::NotFound, "the name in the path is not UTF-8")),
+        }
+    }
 }
 
 /// Refuses requests whose host is in doubt: proxies disagree on which of two counts.

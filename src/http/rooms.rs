@@ -5,14 +5,19 @@ use std::sync::Arc;
 use axum::{
     Json,
     body::Bytes,
-    extract::{Path, Query, State},
+    extract::{Query, State},
     response::{IntoResponse, Response},
 };
 use http::{HeaderMap, StatusCode, Uri, header};
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::{Asks, Gateway, auth::Bearer, pairs::body, problem::Problem};
+use super::{
+    Asks, Gateway,
+    auth::Bearer,
+    pairs::body,
+    problem::{Named, Problem},
+};
 use crate::protocol::{Account, Authority, Failure, Fault, FrameKind, MembersParams, RoomName, RoomSpec};
 
 /// A part of a list.
@@ -46,7 +51,7 @@ pub(super) async fn list(
 /// `GET /v1/rooms/{room}`
 pub(super) async fn read(
     State(gateway): State<Arc<Gateway>>,
-    Path(room): Path<String>,
+    Named(room): Named,
     headers: HeaderMap,
     uri: Uri,
 ) -> Result<Json<Value>, Problem> {
@@ -64,7 +69,7 @@ pub(super) async fn read(
 /// `PUT /v1/rooms/{room}`
 pub(super) async fn set(
     State(gateway): State<Arc<Gateway>>,
-    Path(room): Path<String>,
+    Named(room): Named,
     headers: HeaderMap,
     uri: Uri,
     bytes: Bytes,
@@ -78,7 +83,7 @@ pub(super) async fn set(
 /// `DELETE /v1/rooms/{room}`
 pub(super) async fn unset(
     State(gateway): State<Arc<Gateway>>,
-    Path(room): Path<String>,
+    Named(room): Named,
     headers: HeaderMap,
     uri: Uri,
 ) -> Result<StatusCode, Problem> {
@@ -91,7 +96,7 @@ pub(super) async fn unset(
 /// `GET /v1/rooms/{room}/members`
 pub(super) async fn members(
     State(gateway): State<Arc<Gateway>>,
-    Path(room): Path<String>,
+    Named(room): Named,
     headers: HeaderMap,
     uri: Uri,
 ) -> Result<Json<Value>, Problem> {
@@ -107,7 +112,7 @@ pub(super) async fn members(
 /// `POST /v1/rooms/{room}/messages`: the body is one frame.
 pub(super) async fn post(
     State(gateway): State<Arc<Gateway>>,
-    Path(room): Path<String>,
+    Named(room): Named,
     headers: HeaderMap,
     uri: Uri,
     bytes: Bytes,

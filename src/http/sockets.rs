@@ -7,7 +7,7 @@ use std::{
 
 use axum::{
     Json,
-    extract::{Path, Query, State},
+    extract::{Query, State},
     response::Response,
 };
 use http::{HeaderMap, HeaderValue, Uri};
@@ -18,7 +18,7 @@ use super::{
     Asks, Gateway,
     auth::{Admitted, Bearer},
     pairs::pair_of,
-    problem::Problem,
+    problem::{Named, Problem},
     rooms::room_of,
     upgrade::Handshake,
 };
@@ -74,7 +74,7 @@ fn choose(protocols: &[String], format: Format, listed: &[String]) -> Option<Str
 /// `GET /v1/pairs/{pair}/client`
 pub(super) async fn client(
     State(gateway): State<Arc<Gateway>>,
-    Path(pair): Path<String>,
+    Named(pair): Named,
     handshake: Handshake,
 ) -> Response {
     let opening = async {
@@ -94,7 +94,7 @@ pub(super) async fn client(
 /// `GET /v1/rooms/{room}/client`: the pair is made on the way.
 pub(super) async fn room_client(
     State(gateway): State<Arc<Gateway>>,
-    Path(room): Path<String>,
+    Named(room): Named,
     handshake: Handshake,
 ) -> Response {
     let opening = async {
@@ -134,7 +134,7 @@ pub(super) async fn room_client(
 /// `GET /v1/pairs/{pair}/sibling`
 pub(super) async fn sibling(
     State(gateway): State<Arc<Gateway>>,
-    Path(pair): Path<String>,
+    Named(pair): Named,
     handshake: Handshake,
 ) -> Response {
     let protocol = handshake.protocols.iter().find(|name| Codec::from_subprotocol(name).is_some()).cloned();
