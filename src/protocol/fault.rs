@@ -123,6 +123,10 @@ impl Failure {
             path if path == "." => what.to_owned(),
             path => format!("{what}.{path}"),
         };
+        let text = match text.rsplit_once(", expected ") {
+            Some((found, expected)) => format!("{found}, expected {}", plainly(expected)),
+            None => text,
+        };
         Self::new(fault, format!("{place}: {text}"))
     }
 
@@ -137,9 +141,37 @@ impl Failure {
     }
 }
 
+/// What a reader expected, in the words of those who write JSON.
+fn plainly(expected: &str) -> &str {
+    match expected {
+        "u16" | "u32" | "u64" | "usize" | "i64" => "a whole number",
+        "f64" => "a number",
+        "a boolean" => "true or false",
+        "a map" => "an object",
+        "a sequence" => "a list",
+        _ if expected.starts_with("struct ") => "an object",
+        _ => expected,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_misfit_is_told_in_plain_words() {
+        for (value, told) in [
+            (
+                serde_json::json!({"capacity": "many"}),
+                "body.capacity: invalid type: string \"many\", expected a whole number",
+            ),
+            (serde_json::json!({"rate": 7}), "body.rate: invalid type: integer `7`, expected an object"),
+            (serde_json::json!({"echo": 1}), "body.echo: invalid type: integer `1`, expected true or false"),
+        ] {
+            let misfit = serde_path_to_error::deserialize::<_, crate::protocol::RoomSpec>(value).unwrap_err();
+            assert_eq!(Failure::misfit("body", &misfit).message, told);
+        }
+    }
 
     #[test]
     fn codes_and_words_differ() {
