@@ -67,14 +67,10 @@ pub(super) async fn create(
     }
     // Who asks before what: a stranger learns nothing of what would be right.
     let bearer = Bearer::of(&headers, &uri)?;
-    let CreateBody { room, format, meta, linger, grants } = match body(&bytes) {
-        Ok(body) => body,
-        Err(failure) => {
-            gateway.authority(&bearer, Asks { action: "pair.create", room: None }).await?;
-            return Err(failure.into());
-        }
-    };
-    let authority = gateway.authority(&bearer, Asks { action: "pair.create", room: Some(&room) }).await?;
+    let wish = body::<CreateBody>(&bytes);
+    let room = wish.as_ref().ok().map(|wish| &wish.room);
+    let authority = gateway.authority(&bearer, Asks { action: "pair.create", room }).await?;
+    let CreateBody { room, format, meta, linger, grants } = wish?;
     let offers = format.map(Vec::from).unwrap_or_default();
     check_meta(&meta)?;
     let longest = node.settings.longest_linger;

@@ -40,20 +40,16 @@ impl From<Failure> for Problem {
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let Failure { fault, message, .. } = &self.0;
-        let status = StatusCode::from_u16(fault.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let status = status_of(&self.0);
         body_of(status, fault.code(), message, self.0.retry_after_ms())
     }
 }
 
 /// A refusal for somebody who was not heard, as it goes onto the wire.
 pub(super) fn unheard(failure: &Failure) -> String {
-    let status = failure.fault.status();
-    let title = StatusCode::from_u16(status).ok().and_then(|status| status.canonical_reason());
-    let body = json!({
-        "type": "about:blank", "title": title, "status": status, "code": failure.fault.code(),
-        "detail": failure.message, "trace_id": trace_id(),
-    });
-    let (title, body) = (title.unwrap_or_default(), body.to_string());
+    let status = status_of(failure);
+    let body = told(status, failure.fault.code(), &failure.message);
+    let (title, status) = (status.canonical_reason().unwrap_or_default(), status.as_u16());
     format!(
         "HTTP/1.1 {status} {title}\r\ncontent-type: application/problem+json\r\nretry-after: 1\r\n\
          content-length: {}\r\nconnection: close\r\n\r\n{body}",
@@ -61,12 +57,22 @@ pub(super) fn unheard(failure: &Failure) -> String {
     )
 }
 
-fn body_of(status: StatusCode, code: &str, detail: &str, retry_after_ms: Option<u64>) -> Response {
+fn status_of(failure: &Failure) -> StatusCode {
+    StatusCode::from_u16(failure.fault.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
+}
+
+/// The body of a refusal.
+fn told(status: StatusCode, code: &str, detail: &str) -> String {
     let body = json!({
         "type": "about:blank", "title": status.canonical_reason(), "status": status.as_u16(),
         "code": code, "detail": detail, "trace_id": trace_id(),
     });
-    let mut response = (status, body.to_string()).into_response();
+    body.to_string()
+}
+
+fn body_of(status: StatusCode, code: &str, detail: &str, retry_after_ms: Option<u64>) -> Response {
+    let body = told(status, code, detail);
+    let mut response = (status, body).into_response();
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
     match status {

@@ -6,7 +6,6 @@ use axum::{
     Json,
     body::Bytes,
     extract::{Query, State},
-    response::{IntoResponse, Response},
 };
 use http::{HeaderMap, StatusCode, Uri, header};
 use serde::Deserialize;
@@ -44,8 +43,7 @@ pub(super) async fn list(
 ) -> Result<Json<Value>, Problem> {
     let authority = gateway.room_authority(&headers, &uri, "room.get", None).await?;
     let page = PageQuery::of(&uri)?;
-    let limit = page.limit.unwrap_or(MembersParams::LIMIT);
-    Ok(Json(gateway.node.rooms(page.after.as_deref(), limit, &authority).await?))
+    Ok(Json(gateway.node.rooms(page.after.as_deref(), page.size(), &authority).await?))
 }
 
 /// `GET /v1/rooms/{room}`
@@ -73,11 +71,11 @@ pub(super) async fn set(
     headers: HeaderMap,
     uri: Uri,
     bytes: Bytes,
-) -> Result<Response, Problem> {
+) -> Result<Json<Value>, Problem> {
     let name = room_of(&room)?;
     let authority = gateway.room_authority(&headers, &uri, "room.set", Some(&name)).await?;
     let spec: RoomSpec = body(&bytes)?;
-    Ok(Json(gateway.node.set_room(&name, Some(spec), &authority, None).await?.told()).into_response())
+    Ok(Json(gateway.node.set_room(&name, Some(spec), &authority, None).await?.told()))
 }
 
 /// `DELETE /v1/rooms/{room}`
@@ -105,8 +103,7 @@ pub(super) async fn members(
         gateway.room_authority(&headers, &uri, "room.members", Some(&name)).await?;
     }
     let page = PageQuery::of(&uri)?;
-    let limit = page.limit.unwrap_or(MembersParams::LIMIT);
-    Ok(Json(gateway.node.members(&name, page.after.as_deref(), limit).await?))
+    Ok(Json(gateway.node.members(&name, page.after.as_deref(), page.size()).await?))
 }
 
 /// `POST /v1/rooms/{room}/messages`: the body is one frame.

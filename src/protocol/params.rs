@@ -218,8 +218,11 @@ fn check_closing(code: Option<u16>, reason: Option<&str>) -> Result<(), Failure>
 }
 
 impl MembersParams {
-    /// How many a page has when nothing is said.
-    pub const LIMIT: usize = 100;
+    /// How many the page has: 100 when nothing is said.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        self.limit.unwrap_or(100)
+    }
 
     /// Checks that it can be answered.
     ///

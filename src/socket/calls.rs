@@ -143,7 +143,7 @@ impl Calls {
 
     async fn members(&self, params: MembersParams) -> Result<Value, Failure> {
         let room = self.own_room().await?.name;
-        self.node.members(&room, params.after.as_deref(), params.limit.unwrap_or(MembersParams::LIMIT)).await
+        self.node.members(&room, params.after.as_deref(), params.size()).await
     }
 }
 

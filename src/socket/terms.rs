@@ -82,7 +82,10 @@ impl Client {
             return None;
         }
         let speaks = ruling.spec.speaks_after(speaks.unwrap_or(self.facts.format));
-        let closing = if let Err(failure) = ruling.admits(&self.facts.authority, &name) {
+        let barred = ruling.admits(&self.facts.authority, &name).err();
+        // What a room is that it may not be in any more is none of its business.
+        let told = if barred.is_none() { told } else { json!({"room": name}) };
+        let closing = if let Some(failure) = barred {
             Some(Closing::because(CloseCode::Forbidden, &failure.message))
         } else if speaks != self.facts.format {
             let code = if speaks.suits(&self.facts.offers) { CloseCode::Switched } else { CloseCode::NoCommonFormat };
@@ -93,8 +96,6 @@ impl Client {
         } else {
             None
         };
-        // What a room is that it may not be in any more is none of its business.
-        let told = if ruling.admits(&self.facts.authority, &name).is_ok() { told } else { json!({"room": name}) };
         let data = json!({"specification": told, "fits": closing.is_none()});
         self.story.raise(EventKind::RoomChanged, data, cause.clone());
         self.live_under(ruling);
