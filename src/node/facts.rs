@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 
 use crate::{
     broker::Record,
-    protocol::{Authority, Chosen, Failure, Fault, Format, RoomName},
+    protocol::{Authority, Chosen, Failure, Fault, Format, RoomName, Watching},
 };
 
 /// What every node must know of a pair.
@@ -26,6 +26,9 @@ pub struct Facts {
     /// What was chosen for its pipe; the rest is as its room says.
     #[serde(default)]
     pub chosen: Chosen,
+    /// What its siblings are told of its room.
+    #[serde(default)]
+    pub watching: Watching,
     /// On whose behalf it was made, and how far that goes.
     #[serde(default = "Authority::anonymous")]
     pub authority: Authority,

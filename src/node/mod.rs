@@ -8,6 +8,7 @@ mod ask;
 mod asked;
 mod burial;
 mod chronicle;
+mod detached;
 mod drain;
 mod endings;
 mod facts;
@@ -45,6 +46,7 @@ use tokio::sync::oneshot;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub use ask::Line;
+pub use detached::watching_after;
 pub use drain::DrainPlan;
 pub use endings::ended_because;
 pub use facts::{Facts, Found, NewPair};

@@ -20,6 +20,7 @@ use crate::{
     hub::{Client, Outbox, Room},
     protocol::{
         Chosen, Failure, Fault, Fence, Format, Grants, LONGEST_TICKET, PairId, Reply, SiblingId, Side, Ticket,
+        Watching,
     },
 };
 
@@ -98,7 +99,8 @@ impl Node {
         let format = self.agree(&entrant, &self.room(&room).await?)?;
         let linger = linger.unwrap_or(self.settings.linger);
         let linger_seconds = linger.as_secs();
-        let facts = Facts { room, format, offers, meta, linger_seconds, chosen: Chosen::default(), authority };
+        let (chosen, watching) = (Chosen::default(), Watching::default());
+        let facts = Facts { room, format, offers, meta, linger_seconds, chosen, watching, authority };
         let pair = PairId::fresh();
         self.registry.create(pair, facts.write()?, self.id, linger, self.settings.keep.age).await?;
         self.lingering.add(pair, Fence::default(), linger);

@@ -8,8 +8,9 @@ use serde_json::Value;
 use super::{
     Failure, Fault, FrameKind, RoomSpec,
     params::{
-        CloseParams, KickParams, LeaveParams, MembersParams, MoveParams, NoParams, PauseParams, PayloadParams,
-        ReasonParams, ResumeParams, SetParams, TicketParams, invalid,
+        AckParams, CloseParams, KickParams, LeaveParams, MarkParams, MembersParams, MoveParams, NoParams,
+        PauseParams, PayloadParams, ReasonParams, ResumeParams, SetParams, SignalParams, SwitchParams, TicketParams,
+        WatchParams, invalid,
     },
 };
 
@@ -36,6 +37,8 @@ pub enum Command {
     Send(Payload),
     /// `client.push`
     Push(Payload),
+    /// `client.mark`
+    Mark(MarkParams),
     /// `client.move`
     Move(MoveParams),
     /// `client.pause`
@@ -44,6 +47,8 @@ pub enum Command {
     Resume(ResumeParams),
     /// `client.set`
     Set(SetParams),
+    /// `client.switch`
+    Switch(SwitchParams),
     /// `client.close`
     Close(CloseParams),
     /// `client.ping`
@@ -52,6 +57,12 @@ pub enum Command {
     RoomGet,
     /// `room.members`
     RoomMembers(MembersParams),
+    /// `room.watch`
+    Watch(WatchParams),
+    /// `room.unwatch`
+    Unwatch(WatchParams),
+    /// `room.signal`
+    Signal(SignalParams),
     /// `room.set`
     RoomSet(Box<RoomSpec>),
     /// `room.kick`
@@ -60,6 +71,8 @@ pub enum Command {
     RoomClose(ReasonParams),
     /// The effect of `room.kick` on its target. Nobody can ask for it directly.
     Leave(LeaveParams),
+    /// `events.ack`
+    Ack(AckParams),
     /// `rpc.discover`
     Discover,
 }
@@ -96,17 +109,23 @@ methods! {
     "pair.end", ReasonParams, "Ends the pair; its client socket is closed with 3510.", |p| Ok(Command::PairEnd(p));
     "client.send", PayloadParams, "Publishes a frame to the room as the client.", |p| Ok(Command::Send(p.payload()?));
     "client.push", PayloadParams, "Delivers a frame into the client's own pipe.", |p| Ok(Command::Push(p.payload()?));
+    "client.mark", MarkParams, "Tells the room something at an exact place among the client's frames.", |p| p.check().map(Command::Mark);
     "client.move", MoveParams, "Moves the open pipe to another room.", |p| Ok(Command::Move(p));
     "client.pause", PauseParams, "Stops frames to or from the client.", |p| Ok(Command::Pause(p));
     "client.resume", ResumeParams, "Lets paused frames go on.", |p| Ok(Command::Resume(p));
     "client.set", SetParams, "Changes settings of the live pipe.", |p| p.check().map(Command::Set);
+    "client.switch", SwitchParams, "Hands the pipe over to a new socket, and loses no frame.", |p| Ok(Command::Switch(p));
     "client.close", CloseParams, "Closes the client socket; the pair lingers.", |p| p.check().map(Command::Close);
     "client.ping", NoParams, "Measures the round trip to the client.", |_| Ok(Command::Ping);
     "room.get", NoParams, "The pair's own room.", |_| Ok(Command::RoomGet);
     "room.members", MembersParams, "Who is in the pair's own room.", |p| p.check().map(Command::RoomMembers);
+    "room.watch", WatchParams, "Has the pair's siblings told of more that happens in its room.", |p| Ok(Command::Watch(p));
+    "room.unwatch", WatchParams, "Has them told of less.", |p| Ok(Command::Unwatch(p));
+    "room.signal", SignalParams, "Tells other agents' siblings something.", |p| p.check().map(Command::Signal);
     "room.set", RoomSpec, "Sets the specification of the pair's own room.", |p| Ok(Command::RoomSet(Box::new(p)));
     "room.kick", KickParams, "Closes another member's client socket.", |p| p.check().map(Command::RoomKick);
     "room.close", ReasonParams, "Closes the client sockets of all members with 3511.", |p| Ok(Command::RoomClose(p));
+    "events.ack", AckParams, "Says up to where the pair's events have been dealt with.", |p| Ok(Command::Ack(p));
     "rpc.discover", NoParams, "The OpenRPC document.", |_| Ok(Command::Discover);
 }
 
@@ -143,17 +162,23 @@ impl Command {
             Self::PairEnd(_) => "pair.end",
             Self::Send(_) => "client.send",
             Self::Push(_) => "client.push",
+            Self::Mark(_) => "client.mark",
             Self::Move(_) => "client.move",
             Self::Pause(_) => "client.pause",
             Self::Resume(_) => "client.resume",
             Self::Set(_) => "client.set",
+            Self::Switch(_) => "client.switch",
             Self::Close(_) => "client.close",
             Self::Ping => "client.ping",
             Self::RoomGet => "room.get",
             Self::RoomMembers(_) => "room.members",
+            Self::Watch(_) => "room.watch",
+            Self::Unwatch(_) => "room.unwatch",
+            Self::Signal(_) => "room.signal",
             Self::RoomSet(_) => "room.set",
             Self::RoomKick(_) | Self::Leave(_) => "room.kick",
             Self::RoomClose(_) => "room.close",
+            Self::Ack(_) => "events.ack",
             Self::Discover => "rpc.discover",
         }
     }
@@ -213,6 +238,11 @@ mod tests {
             ("room.members", json!({"limit": 0}), "limit"),
             ("room.set", json!({"formt": "text"}), "formt"),
             ("room.kick", json!({"pair": "x"}), "pair"),
+            ("client.mark", json!({"after": 1}), "data"),
+            ("client.mark", json!({"data": 1, "after": -1}), "after"),
+            ("room.signal", json!({"to": "rooms", "data": 1}), "to"),
+            ("room.signal", json!({"to": "room", "data": 1, "reply_to": "x".repeat(257)}), "reply_to"),
+            ("room.watch", json!({"marks": 1}), "marks"),
             ("room.kick", json!({"pair": PairId::fresh(), "code": 3503}), "code"),
             ("client.ping", json!({"key": ""}), "key"),
             ("client.ping", json!({"x": 1}), "x"),
@@ -233,6 +263,10 @@ mod tests {
             ("pair.ticket", json!({"side": "client", "grants": ["*"], "ttl": 5})),
             ("room.set", json!({"format": ["json", "text"], "rate": {"messages_per_second": 5}, "meta": {"a": 1}})),
             ("room.kick", json!({"pair": PairId::fresh(), "code": 4001})),
+            ("client.mark", json!({"data": [1, {"a": null}], "after": 7})),
+            ("client.switch", json!({"format": "text", "room": "a"})),
+            ("room.watch", json!({"marks": true})),
+            ("room.signal", json!({"to": PairId::fresh(), "data": null, "reply_to": "x"})),
             ("rpc.discover", json!({})),
         ] {
             let (command, _) = Command::read(method, params).unwrap();

@@ -39,6 +39,10 @@ kinds! {
     ClientPaused = "client.paused";
     /// They go on.
     ClientUnpaused = "client.unpaused";
+    /// A pipe goes on where the one before it stopped.
+    ClientResumed = "client.resumed";
+    /// The pipe is handed over to a new client socket.
+    ClientSwitching = "client.switching";
     /// Settings of the pipe are others.
     ClientChanged = "client.changed";
     /// Frames that the client sent were not taken.
@@ -49,6 +53,16 @@ kinds! {
     ClientCaughtUp = "client.caught_up";
     /// The client sends more than its rate, and is read more slowly.
     ClientLimited = "client.limited";
+    /// Another agent's client socket entered the room.
+    PeerJoined = "peer.joined";
+    /// It left the room.
+    PeerLeft = "peer.left";
+    /// Another agent tells something.
+    Signal = "signal";
+    /// Another agent tells something at a place in the pipe.
+    Mark = "mark";
+    /// A mark could not be set: the frame that it was to follow never came.
+    MarkMissed = "mark.missed";
     /// Another specification holds in the client's room.
     RoomChanged = "room.changed";
     /// The client's room was closed, and its socket with it.

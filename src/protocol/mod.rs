@@ -29,11 +29,12 @@ pub use fault::{Failure, Fault};
 pub use grant::Grants;
 pub use id::{BadName, Fence, NodeId, PairId, Position, RoomName, SiblingId};
 pub use params::{
-    CloseParams, Direction, KickParams, LeaveParams, MembersParams, MoveParams, PauseParams, PausePolicy,
-    ReasonParams, ResumeParams, SetParams, TicketParams, check_meta,
+    AckParams, CloseParams, Direction, KickParams, LeaveParams, MarkParams, MembersParams, MoveParams, PauseParams,
+    PausePolicy, ReasonParams, ResumeParams, SetParams, SignalParams, SignalTo, SwitchParams, TicketParams,
+    WatchParams, check_meta,
 };
 pub use revocation::{CLOCKS_DIFFER, Revocation};
-pub use room::{Chosen, Format, FrameKind, QUEUE_BYTES, Rate, Settings, Slow, Violations};
+pub use room::{Chosen, Format, FrameKind, QUEUE_BYTES, Rate, Settings, Slow, Violations, Watching};
 pub use rpc::{Answer, BadRequest, Codec, MOST_IN_BATCH, Message, Notification, Request};
 pub use run::{BadRun, Run, RunBuilder};
 pub use spec::{History, OneOrMany, Order, Publish, RoomSpec};

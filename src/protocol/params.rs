@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::{Failure, Fault, FrameKind, PairId, Payload, Rate, RoomName, Side, Slow};
+use super::{Failure, Fault, FrameKind, OneOrMany, PairId, Payload, Rate, RoomName, Side, Slow, Watching};
 
 /// A direction of the pipe, seen from the client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -132,12 +132,137 @@ params! {
         /// Why.
         reason: Option<String>,
     }
+    /// A command at a place in the client's own stream of frames.
+    MarkParams {
+        /// What is told at that place; any JSON value.
+        data: Value,
+        /// Behind how many of the frames that the client has sent on its present socket; behind the last that was
+        /// received when left out.
+        #[serde(default)] after: Option<u64>,
+    }
+    /// What a pipe is to be that takes a new socket; what is left out stays.
+    SwitchParams {
+        /// What the client can speak there: one format, or several in order of preference.
+        #[serde(default)] format: Option<OneOrMany>,
+        /// Another room.
+        #[serde(default)]
+        #[schemars(with = "Option<String>")]
+        room: Option<RoomName>,
+        /// Seconds that the new ticket lives.
+        #[serde(default)] ttl: Option<u64>,
+    }
+    /// Which events of the room are meant; all of them when nothing is said.
+    WatchParams {
+        /// Who comes and goes.
+        #[serde(default)] joins: Option<bool>,
+        /// Marks in the pipe.
+        #[serde(default)] marks: Option<bool>,
+        /// What other agents signal to the whole room.
+        #[serde(default)] signals: Option<bool>,
+    }
+    /// Something for other agents' siblings.
+    SignalParams {
+        /// \"room\", or the id of a pair that is in the room.
+        to: SignalTo,
+        /// Any JSON value.
+        data: Value,
+        /// What it answers, or is to be answered with: handed on as it is.
+        #[serde(default)] reply_to: Option<String>,
+    }
+    /// Up to where events have been dealt with.
+    AckParams {
+        /// The cursor of the last one.
+        cursor: String,
+    }
     /// A part of a list.
     MembersParams {
         /// The last id of the part before.
         #[serde(default)] after: Option<String>,
         /// How many, 1 to 1000.
         #[serde(default)] limit: Option<usize>,
+    }
+}
+
+/// Whom a signal is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SignalTo {
+    /// The siblings of everyone else in the room.
+    Room,
+    /// One pair's siblings.
+    Pair(PairId),
+}
+
+impl Serialize for SignalTo {
+    fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Room => s.serialize_str("room"),
+            Self::Pair(pair) => Serialize::serialize(pair, s),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for SignalTo {
+    fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(d)?;
+        if text == "room" {
+            return Ok(Self::Room);
+        }
+        text.parse().map(Self::Pair).map_err(|_| serde::de::Error::custom("\"room\", or the id of a pair"))
+    }
+}
+
+impl JsonSchema for SignalTo {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "SignalTo".into()
+    }
+
+    fn json_schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        String::json_schema(generator)
+    }
+}
+
+/// The most that a mark or a signal carries, in bytes of JSON.
+const LARGEST_DATA: usize = 16 << 10;
+
+fn check_data(data: &Value) -> Result<(), Failure> {
+    let size = serde_json::to_vec(data).map_or(usize::MAX, |bytes| bytes.len());
+    if size > LARGEST_DATA {
+        return Err(Failure::new(Fault::TooLarge, format!("data: at most {LARGEST_DATA} bytes of JSON")));
+    }
+    Ok(())
+}
+
+impl MarkParams {
+    pub(super) fn check(self) -> Result<Self, Failure> {
+        check_data(&self.data).map(|()| self)
+    }
+}
+
+impl SignalParams {
+    pub(super) fn check(self) -> Result<Self, Failure> {
+        if self.reply_to.as_ref().is_some_and(|reply_to| reply_to.len() > 256) {
+            return Err(invalid("reply_to: at most 256 bytes"));
+        }
+        check_data(&self.data).map(|()| self)
+    }
+}
+
+impl WatchParams {
+    /// What is watched after this, where `before` was; `on` tells whether what is meant is watched or not.
+    #[must_use]
+    pub fn change(&self, before: Watching, on: bool) -> Watching {
+        let all = self.joins.is_none() && self.marks.is_none() && self.signals.is_none();
+        let one = |named: Option<bool>, before: bool| match named {
+            None if all => on,
+            // False means the opposite: what is watched is as it says.
+            Some(named) => named == on,
+            None => before,
+        };
+        Watching {
+            joins: one(self.joins, before.joins),
+            marks: one(self.marks, before.marks),
+            signals: one(self.signals, before.signals),
+        }
     }
 }
 

@@ -206,3 +206,20 @@ impl Settings {
         }
     }
 }
+
+/// What a pair's siblings are told of what happens in its room.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Watching {
+    /// Who comes and goes.
+    pub joins: bool,
+    /// Marks in the pipe.
+    pub marks: bool,
+    /// What other agents signal to the whole room; what they signal to this pair alone is told in any case.
+    pub signals: bool,
+}
+
+impl Default for Watching {
+    fn default() -> Self {
+        Self { joins: false, marks: false, signals: true }
+    }
+}

@@ -153,7 +153,7 @@ fn is_token(text: &str) -> bool {
 }
 
 /// One format, or a list of them.
-#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(untagged, expecting = "text, json, binary or any, or a list of them")]
 pub enum OneOrMany {
     /// One.

@@ -81,6 +81,7 @@ impl Calls {
             Command::RoomGet => Ok(self.own_room().await?.told()),
             Command::RoomMembers(params) => self.members(params).await,
             Command::Discover => Ok(super::discover::open_rpc()),
+            Command::Watch(_) | Command::Unwatch(_) => node.watch(pair, command, cause, line).await,
             Command::PairTicket(_) | Command::RoomSet(_) | Command::RoomKick(_) | Command::RoomClose(_) => {
                 let (calls, key, name) = (self.clone(), cause.key.clone(), command.name());
                 node.once(pair, key, name, async move { calls.decide(command, cause).await }).await

@@ -10,7 +10,7 @@ use super::{
     write::Writer,
 };
 use crate::{
-    node::{Entrant, Entry, ReplyTo, ended_because, may_not_publish},
+    node::{Entrant, Entry, Facts, ReplyTo, ended_because, may_not_publish, watching_after},
     protocol::{
         Cause, CloseCode, CloseParams, Closing, Command, Direction, EventKind, Failure, Fault, Format, MoveParams,
         PauseParams, Payload, Rate, Reply, ResumeParams, Run, SetParams,
@@ -48,6 +48,7 @@ impl Client {
             Command::Pause(params) => return self.pause(params, cause, reply),
             Command::Resume(params) => return self.resume(params, cause, reply),
             Command::Set(params) => return self.set(params, cause, reply),
+            Command::Watch(_) | Command::Unwatch(_) => return self.watch(&command, cause, reply),
             Command::Close(params) => return Some(close(params, cause, reply)),
             Command::PairEnd(params) => {
                 let reason = ended_because(params.reason);
@@ -67,6 +68,10 @@ impl Client {
             | Command::RoomSet(_)
             | Command::RoomKick(_)
             | Command::RoomClose(_)
+            | Command::Signal(_)
+            | Command::Ack(_)
+            | Command::Mark(_)
+            | Command::Switch(_)
             | Command::Discover => {
                 Err(Failure::new(Fault::Internal, "this command is not for the client socket's node"))
             }
@@ -261,7 +266,19 @@ impl Client {
         }
         self.save_facts();
         let data = json!({"settings": self.terms.settings, "meta": self.facts.meta});
-        self.story.raise_and_reply(EventKind::ClientChanged, data.clone(), cause, reply, Reply::Done(data));
+        self.changed(cause, reply, data)
+    }
+
+    fn watch(&mut self, command: &Command, cause: Cause, reply: ReplyTo) -> Option<Ending> {
+        self.facts.watching = watching_after(self.facts.watching, command);
+        self.save_facts();
+        self.changed(cause, reply, json!(self.facts.watching))
+    }
+
+    fn changed(&mut self, cause: Cause, reply: ReplyTo, result: Value) -> Option<Ending> {
+        let Facts { meta, watching, .. } = &self.facts;
+        let data = json!({"settings": self.terms.settings, "meta": meta, "watching": watching});
+        self.story.raise_and_reply(EventKind::ClientChanged, data, cause, reply, Reply::Done(result));
         None
     }
 
