@@ -8,6 +8,7 @@
 mod groups;
 mod histories;
 mod live;
+mod many;
 mod pairs;
 mod rooms;
 
@@ -26,6 +27,10 @@ pub use self::{
     live::{
         nothing_is_missed_after_subscribe, only_what_was_subscribed, payloads_are_bytes, published_in_order_to_all,
         the_last_change_of_a_subscription_wins,
+    },
+    many::{
+        a_contribution_is_added_once, contributions_go_by_weight_and_by_age, contributions_make_one_chain,
+        the_latest_come_first,
     },
     pairs::{
         a_key_begins_once, claims_count_up, facts_are_fenced, keepers_follow, lost_records_are_restored,

@@ -9,6 +9,7 @@ pub mod conformance;
 pub mod memory;
 pub mod redis;
 mod registry;
+mod tally;
 
 use std::{sync::Arc, time::Duration};
 
@@ -19,6 +20,8 @@ use tokio::sync::mpsc;
 pub use registry::{
     Beat, Begun, Census, Claim, Group, Holdings, Member, Peer, Record, Registry, Rule, Sentence, Step,
 };
+
+pub use tally::{Piece, Tally, Writer};
 
 use crate::protocol::{Fence, Position, Topic};
 
@@ -160,6 +163,33 @@ pub trait Broker: Send + Sync + 'static {
         keep: &Keep,
     ) -> Result<Appended, BrokerError>;
 
+    /// Adds pieces to a history that many write, each behind its [`Tally`], and delivers them live, all in one atomic
+    /// step. What `writer` has added already, by a call whose answer was lost, is not added again: it has one call
+    /// under way at a time. Returns the last one's position. An entry goes when it is older than `keep.age`, or when
+    /// those behind it weigh `keep.most`; the newest stays for a day.
+    ///
+    /// # Errors
+    /// [`BrokerError::Unavailable`]: they may or may not have been added.
+    async fn contribute(
+        &self,
+        topic: &Topic,
+        writer: Option<&Writer>,
+        pieces: &[Piece],
+        keep: &Keep,
+    ) -> Result<Position, BrokerError>;
+
+    /// What a writer has contributed in all; `None` when it has not for a day.
+    ///
+    /// # Errors
+    /// Any [`BrokerError`].
+    async fn contributed(&self, topic: &Topic, writer: &str) -> Result<Option<u64>, BrokerError>;
+
+    /// At most `limit` entries before `before` (the newest there are, without it), newest first.
+    ///
+    /// # Errors
+    /// Any [`BrokerError`].
+    async fn latest(&self, topic: &Topic, before: Option<Position>, limit: usize) -> Result<Vec<Entry>, BrokerError>;
+
     /// At most `limit` entries after `after`, and what else one look at the history tells.
     ///
     /// # Errors
@@ -172,6 +202,9 @@ pub trait Broker: Send + Sync + 'static {
     /// Any [`BrokerError`].
     async fn heads(&self, topics: &[Topic]) -> Result<Vec<Position>, BrokerError>;
 }
+
+/// How long the newest entry of a history that many write stays, and what its writers have contributed.
+pub const LEFT_ALONE: Duration = Duration::from_secs(24 * 3_600);
 
 /// Both ports of one back end, and the deliveries that come out of it.
 pub struct Link {

@@ -18,6 +18,10 @@ macro_rules! each_clause {
             histories_outlive_their_record
             appending_is_fenced
             a_lost_tail_is_told_to_its_writer
+            contributions_make_one_chain
+            a_contribution_is_added_once
+            contributions_go_by_weight_and_by_age
+            the_latest_come_first
             records_are_made_once
             a_key_begins_once
             lost_records_are_restored

@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 
 use super::{Medium, outlet::Outlet, store::Store};
 use crate::{
-    broker::{Appended, Broker, BrokerError, Delivery, Draft, Keep, Page, Under},
+    broker::{Appended, Broker, BrokerError, Delivery, Draft, Entry, Keep, Page, Piece, Under, Writer},
     protocol::{Position, Topic},
 };
 
@@ -104,6 +104,29 @@ impl Broker for Port {
             return Ok(Appended::At(head));
         }
         Ok(Appended::At(self.tell(&mut store, topic, drafts, keep)))
+    }
+
+    async fn contribute(
+        &self,
+        topic: &Topic,
+        writer: Option<&Writer>,
+        pieces: &[Piece],
+        keep: &Keep,
+    ) -> Result<Position, BrokerError> {
+        let mut store = self.medium.store.lock();
+        let (last, added) = store.contribute(topic, writer, pieces, keep);
+        for entry in added {
+            self.medium.fan_out(topic, || Delivery::Entry(topic.clone(), entry.clone()));
+        }
+        Ok(last)
+    }
+
+    async fn contributed(&self, topic: &Topic, writer: &str) -> Result<Option<u64>, BrokerError> {
+        Ok(self.medium.store.lock().contributed(topic, writer))
+    }
+
+    async fn latest(&self, topic: &Topic, before: Option<Position>, limit: usize) -> Result<Vec<Entry>, BrokerError> {
+        Ok(self.medium.store.lock().latest(topic, before, limit))
     }
 
     async fn read(&self, topic: &Topic, after: Position, limit: usize) -> Result<Page, BrokerError> {

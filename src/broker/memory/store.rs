@@ -2,7 +2,7 @@
 
 use std::{
     cmp::Reverse,
-    collections::{BTreeMap, BinaryHeap, HashMap, HashSet, VecDeque},
+    collections::{BTreeMap, BinaryHeap, HashMap, HashSet, VecDeque, hash_map::Entry as Place},
     time::Duration,
 };
 
@@ -44,11 +44,12 @@ enum Due {
     Record(PairId),
     History(TopicOrder),
     Command((PairId, String)),
+    Writer((TopicOrder, String)),
 }
 
 /// A topic in a heap, where what is equal must only be told apart, not sorted well.
-#[derive(Clone, PartialEq, Eq)]
-struct TopicOrder(Topic);
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub(super) struct TopicOrder(pub(super) Topic);
 
 impl PartialOrd for TopicOrder {
     fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
@@ -82,7 +83,9 @@ pub struct Kept {
 #[derive(Default)]
 pub(super) struct Store {
     pub(super) records: HashMap<PairId, Timed<Record>>,
-    histories: HashMap<Topic, Timed<History>>,
+    pub(super) histories: HashMap<Topic, Timed<History>>,
+    /// Those who contribute to a history that many write.
+    pub(super) writers: HashMap<(TopicOrder, String), Timed<Contributed>>,
     /// Commands with keys.
     pub(super) commands: HashMap<(PairId, String), Timed<Command>>,
     pub(super) groups: HashMap<Group, Roll>,
@@ -91,6 +94,13 @@ pub(super) struct Store {
     pub(super) sentences: u64,
     pub(super) holdings: HashMap<NodeId, Held>,
     due: BinaryHeap<Reverse<(Instant, Due)>>,
+}
+
+/// What a writer has contributed.
+pub(super) struct Contributed {
+    pub(super) batch: u64,
+    pub(super) last: Position,
+    pub(super) total: u64,
 }
 
 /// A command with a key.
@@ -146,17 +156,17 @@ impl Held {
 
 /// Entries with the instants of their arrival; never empty, so that offsets go on where they were.
 #[derive(Default)]
-struct History {
-    entries: VecDeque<(Instant, Entry)>,
+pub(super) struct History {
+    pub(super) entries: VecDeque<(Instant, Entry)>,
 }
 
 impl History {
-    fn head(&self) -> Position {
+    pub(super) fn head(&self) -> Position {
         self.entries.back().map_or(Position::START, |(_, entry)| entry.position)
     }
 
     /// The first entry above `offset`. Offsets have no holes, so it is found by counting.
-    fn above(&self, offset: u64) -> usize {
+    pub(super) fn above(&self, offset: u64) -> usize {
         let oldest = self.entries.front().map_or(1, |(_, entry)| entry.position.offset);
         usize::try_from(offset.saturating_add(1).saturating_sub(oldest))
             .map_or(self.entries.len(), |i| i.min(self.entries.len()))
@@ -325,7 +335,22 @@ impl Store {
         new
     }
 
-    fn forget_history_if_over(&mut self, topic: &Topic, now: Instant) {
+    /// Sets until when what a writer has contributed is known.
+    pub(super) fn keep_writer(&mut self, key: (TopicOrder, String), said: Contributed, until: Instant) {
+        let said = match self.writers.entry(key.clone()) {
+            Place::Occupied(mut known) => {
+                known.get_mut().value = said;
+                known.into_mut()
+            }
+            Place::Vacant(place) => place.insert(Timed::new(said)),
+        };
+        said.until = Some(until);
+        if !std::mem::replace(&mut said.queued, true) {
+            self.due.push(Reverse((until, Due::Writer(key))));
+        }
+    }
+
+    pub(super) fn forget_history_if_over(&mut self, topic: &Topic, now: Instant) {
         if self.histories.get(topic).is_some_and(|history| history.is_over(now)) {
             self.histories.remove(topic);
         }
@@ -349,6 +374,7 @@ impl Store {
                     settle(&mut self.records, pair, now)
                 }
                 Due::Command(key) => settle(&mut self.commands, key, now),
+                Due::Writer(key) => settle(&mut self.writers, key, now),
                 Due::History(topic) => settle(&mut self.histories, &topic.0, now),
             };
             if let Some(until) = until {

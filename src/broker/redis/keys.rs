@@ -57,6 +57,11 @@ impl Keys {
         self.under(topic, "live")
     }
 
+    /// HASH: what one of a history's many writers has added to it.
+    pub(super) fn writer(&self, topic: &Topic, name: &str) -> String {
+        self.under(topic, &format!("writer:{name}"))
+    }
+
     pub(super) fn group(&self, group: &Group) -> GroupKeys {
         let key = |kind: &str| match group {
             Group::Room(room) => format!("{}{{room/{room}}}:{kind}", self.prefix),

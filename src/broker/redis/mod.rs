@@ -53,11 +53,11 @@ use self::{
     keys::Keys,
     live::Shared,
     lookout::Lookout,
-    reply::{as_array, as_bytes, as_integer, as_position, millis},
+    reply::{as_array, as_bytes, as_integer, as_parsed, as_position, millis},
     script::unavailable,
     standing::Standing,
 };
-use super::{Appended, Broker, BrokerError, Draft, Entry, Keep, Link, Page, Under};
+use super::{Appended, Broker, BrokerError, Draft, Entry, Keep, LEFT_ALONE, Link, Page, Piece, Under, Writer};
 use crate::protocol::{NodeId, Position, Topic};
 
 /// How many deliveries wait for the node before the reader does.
@@ -122,6 +122,18 @@ fn push_drafts(args: &mut Vec<Value>, drafts: &[Draft]) {
     }
 }
 
+fn as_entries(mut reply: impl Iterator<Item = Value>) -> Result<Vec<Entry>, BrokerError> {
+    let mut entries = Vec::with_capacity(reply.size_hint().0 / 3);
+    while let (Some(position), Some(previous), Some(payload)) = (reply.next(), reply.next(), reply.next()) {
+        entries.push(Entry {
+            position: as_position(&position)?,
+            previous: as_position(&previous)?,
+            payload: as_bytes(payload)?,
+        });
+    }
+    Ok(entries)
+}
+
 #[async_trait]
 impl Broker for Redis {
     fn publish(&self, topic: &Topic, payload: Bytes) -> Result<(), BrokerError> {
@@ -164,6 +176,47 @@ impl Broker for Redis {
         }
     }
 
+    async fn contribute(
+        &self,
+        topic: &Topic,
+        writer: Option<&Writer>,
+        pieces: &[Piece],
+        keep: &Keep,
+    ) -> Result<Position, BrokerError> {
+        let mut keys = vec![self.keys.log(topic)];
+        keys.extend(writer.map(|writer| self.keys.writer(topic, &writer.name)));
+        let (batch, total) = writer.map_or((rand::random(), 0), |writer| (writer.batch, writer.total));
+        let mut args: Vec<Value> = vec![
+            self.keys.live(topic).into(),
+            keep.most.to_string().into(),
+            millis(keep.age).into(),
+            millis(keep.age.max(LEFT_ALONE)).into(),
+            rand::random::<u32>().to_string().into(),
+            batch.to_string().into(),
+            total.to_string().into(),
+        ];
+        for (at, Piece { weight, payload }) in (0..).zip(pieces) {
+            args.extend([
+                batch.wrapping_add(at).to_string().into(),
+                weight.to_string().into(),
+                payload.clone().into(),
+            ]);
+        }
+        as_position(&script::CONTRIBUTE.call(&self.commands, keys, args).await?)
+    }
+
+    async fn contributed(&self, topic: &Topic, writer: &str) -> Result<Option<u64>, BrokerError> {
+        let total = self.commands.hget(self.keys.writer(topic, writer), "total").await.map_err(unavailable)?;
+        if total.is_null() { Ok(None) } else { as_parsed(&total).map(Some) }
+    }
+
+    async fn latest(&self, topic: &Topic, before: Option<Position>, limit: usize) -> Result<Vec<Entry>, BrokerError> {
+        let from = before.map_or_else(|| "+".to_owned(), |before| format!("({before}"));
+        let args = vec![from.into(), limit.to_string().into()];
+        let reply = script::LATEST.call(&self.commands, vec![self.keys.log(topic)], args).await?;
+        as_entries(as_array(reply)?.into_iter().skip(1))
+    }
+
     async fn read(&self, topic: &Topic, after: Position, limit: usize) -> Result<Page, BrokerError> {
         let above = match after.offset.checked_add(1) {
             Some(offset) => Position { offset, nonce: 0 },
@@ -178,14 +231,7 @@ impl Broker for Redis {
         let known = as_integer(&next()?)? == 1;
         let head = as_position(&next()?)?;
         let oldest = (as_position(&next()?)?, as_position(&next()?)?);
-        let mut entries = Vec::with_capacity(reply.len() / 3);
-        while let (Some(position), Some(previous), Some(payload)) = (reply.next(), reply.next(), reply.next()) {
-            entries.push(Entry {
-                position: as_position(&position)?,
-                previous: as_position(&previous)?,
-                payload: as_bytes(payload)?,
-            });
-        }
+        let entries = as_entries(reply)?;
         Ok(Page { entries, known, oldest: (head != Position::START).then_some(oldest), head })
     }
 

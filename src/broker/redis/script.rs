@@ -35,6 +35,8 @@ macro_rules! scripts {
 
 scripts! {
     APPEND "history" "append";
+    CONTRIBUTE "contribute";
+    LATEST "latest";
     READ "read";
     HEAD "head";
     CREATE "create";

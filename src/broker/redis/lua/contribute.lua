@@ -1,0 +1,54 @@
+-- Pieces of one writer are added to a history that many write, and delivered live. KEYS: history, writer (or nothing).
+-- ARGV: channel, the most weight, age (ms), how long history and writer live (ms), the era of a history that begins,
+-- the writer's batch and total; then nonce, weight and payload of each piece.
+-- Replies: the last one's id.
+-- Before each payload stands the tally: total, era, the server's time. A history that begins counts from the time in
+-- microseconds on: so its places come after those of one that was there before, in which somebody may still stand.
+if KEYS[2] then
+  local was = redis.call('HMGET', KEYS[2], 'batch', 'last')
+  if was[1] == ARGV[6] then
+    return was[2]
+  end
+end
+local history, most, age, ttl = KEYS[1], tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4]
+local clock = redis.call('TIME')
+local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
+local last = redis.call('XREVRANGE', history, '+', '-', 'COUNT', 1)[1]
+local previous, offset, total, era = '0-0', clock[1] * 1000000 + clock[2], 0, tonumber(ARGV[5])
+if last then
+  previous = last[1]
+  offset = tonumber(string.match(previous, '^%d+'))
+  total, era = struct.unpack('>I8I4', last[2][8])
+end
+for i = 8, #ARGV, 3 do
+  offset = offset + 1
+  total = total + tonumber(ARGV[i + 1])
+  local id = string.format('%.0f', offset) .. '-' .. ARGV[i]
+  local payload = struct.pack('>I8I4I8', total, era, now) .. ARGV[i + 2]
+  redis.call('XADD', history, id, 'p', previous, 't', string.format('%.0f', now), 'r', '', 'd', payload)
+  redis.call('SPUBLISH', ARGV[1], 'e' .. id .. ' ' .. previous .. ' ' .. payload)
+  previous = id
+end
+-- Those go that are too old, or behind which enough weighs; some at a time, never the newest.
+local from, keep = '-', nil
+for _ = 1, 64 do
+  local oldest = redis.call('XRANGE', history, from, '+', 'COUNT', 1)[1]
+  if not oldest or oldest[1] == previous then
+    break
+  end
+  local behind = total - struct.unpack('>I8', oldest[2][8])
+  if behind < most and now - tonumber(oldest[2][4]) < age then
+    break
+  end
+  keep = string.format('%.0f', tonumber(string.match(oldest[1], '^%d+')) + 1) .. '-0'
+  from = '(' .. oldest[1]
+end
+if keep then
+  redis.call('XTRIM', history, 'MINID', keep)
+end
+redis.call('PEXPIRE', history, ttl)
+if KEYS[2] then
+  redis.call('HSET', KEYS[2], 'batch', ARGV[6], 'last', previous, 'total', ARGV[7])
+  redis.call('PEXPIRE', KEYS[2], ttl)
+end
+return previous
