@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use super::Trace;
 use crate::{
     broker::Record,
     protocol::{Authority, Chosen, Failure, Fault, Format, RoomName, Watching},
@@ -29,6 +30,9 @@ pub struct Facts {
     /// What its siblings are told of its room.
     #[serde(default)]
     pub watching: Watching,
+    /// Where its pipe stood in what its room keeps.
+    #[serde(default)]
+    pub trace: Option<Trace>,
     /// On whose behalf it was made, and how far that goes.
     #[serde(default = "Authority::anonymous")]
     pub authority: Authority,

@@ -21,6 +21,7 @@ mod owners;
 mod pairs;
 mod parting;
 mod pass;
+mod past;
 mod pulse;
 pub mod replay;
 mod revoked;
@@ -28,6 +29,7 @@ mod rooms;
 mod story;
 mod sweep;
 mod take;
+mod trace;
 
 use std::{
     num::NonZeroU32,
@@ -55,8 +57,10 @@ pub use owners::may_not_publish;
 pub use pairs::{Opened, Unserved};
 pub use parting::{Parted, Parting};
 pub use pass::{Pass, Term};
+pub use past::{Following, Place, Said, Start, Wish};
 pub use rooms::{Entrant, Entry, RoomDefaults, RoomState, Ruling};
 pub use story::{Story, Told};
+pub use trace::{Anchor, Backlog, Standing, Stop, Trace};
 
 use crate::{
     broker::{Broker, BrokerError, Group, Keep, Link, Member, Registry},
@@ -145,6 +149,13 @@ pub enum ClientMail {
     Restore,
     /// The broker may have lost the end of the pair's history.
     LookAgain,
+    /// Frames of a room with a history are missing that this node should have handed out.
+    Missed {
+        /// Which room.
+        room: RoomName,
+        /// How many, where that can be told.
+        lost: Option<u64>,
+    },
 }
 
 /// Where a reply goes.
@@ -188,6 +199,8 @@ pub struct Node {
     numbers: AtomicU64,
     broker_state: parking_lot::Mutex<inbound::BrokerState>,
     lingering: linger::Lingering,
+    /// The rooms whose histories are followed for members here.
+    followings: past::Followings,
     /// Frames that the full queue to the broker did not take.
     unpublished: AtomicU64,
     /// How often it was heard that rooms changed.
@@ -242,6 +255,7 @@ impl Node {
             numbers: AtomicU64::new(rand::random::<u64>() >> 1),
             broker_state: parking_lot::Mutex::new(inbound::BrokerState::GOOD),
             lingering: linger::Lingering::default(),
+            followings: past::Followings::default(),
             unpublished: AtomicU64::new(0),
             rules_heard: AtomicU64::new(0),
             asked: asked::Asked::default(),
