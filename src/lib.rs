@@ -42,7 +42,8 @@
 //!
 //! **An event.** The client's actor raises it in its [`Story`](node::Story) → `Broker::append`: one atomic step that
 //! keeps the entry and publishes the same entry under the same position → `node::inbound` of every node with a
-//! listener → [`Feed`](node::Feed) → sibling → wire. A command's reply leaves after its event stands.
+//! listener → [`Follower`](node::Follower) → [`Feed`](node::Feed) → sibling → wire. A command's reply leaves after its
+//! event stands.
 //! Waking up and having missed something are one thing: subscribe, read what follows the last position, go on live.
 //! `node::replay` admits an entry only behind the one that it names as its predecessor, so nothing is skipped in
 //! silence; a look at the newest position every two seconds finds a last event that was lost on the way, and a history

@@ -16,9 +16,9 @@ use tokio::sync::mpsc;
 pub use outbox::Outbox;
 pub use queue::{Dropped, Level, Resumed};
 pub use room::Room;
-pub use watch::{Heard, Seat, Watch};
+pub use watch::{Heard, Piece, Seat, Watch};
 
-use crate::protocol::{Fence, NodeId, PairId, RoomName};
+use crate::protocol::{Fence, NodeId, PairId, RoomName, Topic};
 
 /// A client socket of this node, as the rest of the node reaches its actor. `M` is the actor's mail.
 pub struct Client<M> {
@@ -32,7 +32,7 @@ pub struct Client<M> {
 pub struct Hub<M> {
     rooms: DashMap<RoomName, Arc<Room>>,
     clients: DashMap<PairId, Client<M>>,
-    watches: DashMap<PairId, Watch>,
+    watches: DashMap<Topic, Watch>,
 }
 
 impl<M> Default for Hub<M> {
@@ -127,49 +127,49 @@ impl<M> Hub<M> {
         self.clients.len()
     }
 
-    /// Adds a listener to a pair's events; its position among the pair's listeners is its own.
-    pub fn attach(&self, pair: PairId, seat: Seat) {
-        self.watches.entry(pair).or_default().add(seat);
+    /// Adds a listener to a topic's history.
+    pub fn attach(&self, topic: &Topic, seat: Seat) {
+        self.watches.entry(topic.clone()).or_default().add(seat);
     }
 
     /// Removes a listener.
-    pub fn detach(&self, pair: PairId, seat: u64) {
-        if let Entry::Occupied(mut entry) = self.watches.entry(pair)
+    pub fn detach(&self, topic: &Topic, seat: u64) {
+        if let Entry::Occupied(mut entry) = self.watches.entry(topic.clone())
             && entry.get_mut().remove(seat)
         {
             entry.remove();
         }
     }
 
-    /// Tells all listeners of a pair.
-    pub fn tell(&self, pair: PairId, heard: &Heard) {
-        if let Some(watch) = self.watches.get(&pair) {
+    /// Tells all listeners of a topic.
+    pub fn tell(&self, topic: &Topic, heard: &Heard) {
+        if let Some(watch) = self.watches.get(topic) {
             watch.tell(heard);
         }
     }
 
-    /// Tells all listeners of all pairs.
+    /// Tells all listeners of all topics.
     pub fn tell_all(&self, heard: &Heard) {
         for watch in &self.watches {
             watch.tell(heard);
         }
     }
 
-    /// The pairs that have listeners here.
+    /// The topics whose histories have listeners here.
     #[must_use]
-    pub fn watched(&self) -> Vec<PairId> {
-        self.watches.iter().map(|watch| *watch.key()).collect()
+    pub fn watched(&self) -> Vec<Topic> {
+        self.watches.iter().map(|watch| watch.key().clone()).collect()
     }
 
     /// The node that was last heard to have the pair's client socket, where somebody here listens to the pair.
     #[must_use]
     pub fn home(&self, pair: PairId) -> Option<NodeId> {
-        self.watches.get(&pair)?.home()
+        self.watches.get(&Topic::Pair(pair))?.home()
     }
 
     /// Remembers, or forgets, which node has the pair's client socket.
     pub fn set_home(&self, pair: PairId, node: Option<NodeId>) {
-        if let Some(watch) = self.watches.get(&pair) {
+        if let Some(watch) = self.watches.get(&Topic::Pair(pair)) {
             watch.set_home(node);
         }
     }

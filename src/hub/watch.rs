@@ -1,21 +1,47 @@
-//! Watches: who listens to a pair's events on this node.
+//! Watches: who listens to a topic's history on this node.
 
 use std::sync::{
-    Arc,
+    Arc, OnceLock,
     atomic::{AtomicBool, Ordering::Relaxed},
 };
 
+use bytes::Bytes;
 use parking_lot::Mutex;
 use serde_json::Value;
 use tokio::sync::mpsc;
 
 use crate::protocol::{Event, EventKind, NodeId, Position};
 
+/// A piece of a history, as all its listeners here share it.
+#[derive(Debug)]
+pub struct Piece {
+    /// Where it stands.
+    pub position: Position,
+    /// Where the one before it stands.
+    pub previous: Position,
+    /// What is kept.
+    pub payload: Bytes,
+    event: OnceLock<Option<Arc<Event>>>,
+}
+
+impl Piece {
+    /// A piece at its place.
+    #[must_use]
+    pub fn new(position: Position, previous: Position, payload: Bytes) -> Self {
+        Self { position, previous, payload, event: OnceLock::new() }
+    }
+
+    /// The event that it is, decoded once for all listeners; `None` when it is none, or one of a newer version.
+    pub fn event(&self) -> Option<&Arc<Event>> {
+        self.event.get_or_init(|| Event::decode(&self.payload).ok().map(Arc::new)).as_ref()
+    }
+}
+
 /// What a listener hears.
 #[derive(Debug, Clone)]
 pub enum Heard {
-    /// An event, its place, and the place of the one before it.
-    Event(Arc<Event>, Position, Position),
+    /// What was appended.
+    Piece(Arc<Piece>),
     /// The newest place there is, as a look at the history told: a lost last event shows by it.
     Head(Position),
     /// Events may have been lost: read again.
@@ -34,10 +60,11 @@ pub struct Seat {
     pub missed: Arc<AtomicBool>,
 }
 
-/// The listeners of one pair.
+/// The listeners of one topic.
 #[derive(Default)]
 pub struct Watch {
     seats: Vec<Seat>,
+    /// The node that has the client socket, where the topic is a pair's.
     home: Mutex<Option<NodeId>>,
 }
 

@@ -6,11 +6,11 @@ use bytes::Bytes;
 use serde_json::json;
 use tokio::time::{Duration, Instant};
 
-use super::{ClientMail, Node, ReplyTo, ask::busy, asked::Heard as Known, sweep::SWEEPS};
+use super::{ClientMail, Node, ReplyTo, ask::busy, asked::Heard as Known, follow::piece, sweep::SWEEPS};
 use crate::{
     broker::{Deliveries, Delivery, Entry},
     hub::Heard,
-    protocol::{Envelope, Event, EventKind, Mail, NodeId, PairId, Reply, RoomName, Topic},
+    protocol::{Envelope, EventKind, Mail, NodeId, Reply, RoomName, Topic},
 };
 
 /// How the broker does, from the two sides that this node sees of it.
@@ -42,9 +42,8 @@ impl Node {
             match delivery {
                 Some(Delivery::Message(Topic::Room(room), bytes)) => self.frames_arrived(&room, &bytes),
                 Some(Delivery::Message(_, bytes)) => self.mail_arrived(&bytes),
-                Some(Delivery::Entry(Topic::Pair(pair), entry)) => self.event_arrived(pair, &entry),
                 Some(Delivery::Entry(Topic::Cluster, entry)) => self.chronicle.hear(&entry),
-                Some(Delivery::Entry(topic, _)) => tracing::warn!(?topic, "an entry where none belongs"),
+                Some(Delivery::Entry(topic, entry)) => self.entry_arrived(&topic, entry),
                 Some(Delivery::Down) => self.broker_delivers(false),
                 Some(Delivery::Lost) => self.broker_delivers(true),
                 None => return,
@@ -103,20 +102,19 @@ impl Node {
         }
     }
 
-    fn event_arrived(&self, pair: PairId, entry: &Entry) {
-        let Ok(event) = Event::decode(&entry.payload) else {
-            // Kept by a newer version: whoever listens reads it again and is told that it can't be understood.
-            return self.hub.tell(pair, &Heard::Lost);
-        };
-        match event.kind {
-            EventKind::ClientOpened => {
-                let node = event.data["node"].as_str().and_then(|node| node.parse::<NodeId>().ok());
-                self.hub.set_home(pair, node);
+    fn entry_arrived(&self, topic: &Topic, entry: Entry) {
+        let piece = Arc::new(piece(entry));
+        if let (Topic::Pair(pair), Some(event)) = (topic, piece.event()) {
+            match event.kind {
+                EventKind::ClientOpened => {
+                    let node = event.data["node"].as_str().and_then(|node| node.parse::<NodeId>().ok());
+                    self.hub.set_home(*pair, node);
+                }
+                EventKind::ClientClosed | EventKind::PairEnded => self.hub.set_home(*pair, None),
+                _ => {}
             }
-            EventKind::ClientClosed | EventKind::PairEnded => self.hub.set_home(pair, None),
-            _ => {}
         }
-        self.hub.tell(pair, &Heard::Event(Arc::new(event), entry.position, entry.previous));
+        self.hub.tell(topic, &Heard::Piece(piece));
     }
 
     /// Live traffic stopped, or goes on: whoever listens reads what was missed. A client socket may have missed that it

@@ -18,7 +18,7 @@ use super::{ClientMail, Node, ReplyTo, burial::all, sweep::Leftovers};
 use crate::{
     broker::{Beat, BrokerError},
     hub::Heard,
-    protocol::{Failure, Fence, PairId, Topic},
+    protocol::{Failure, Fence, PairId},
 };
 
 /// A lost last event is found within this.
@@ -216,11 +216,10 @@ impl Node {
                 () = self.stopped.cancelled() => return,
             }
             self.look_at_chronicle().await;
-            for pairs in self.hub.watched().chunks(BATCH) {
-                let topics: Vec<_> = pairs.iter().copied().map(Topic::Pair).collect();
-                let Ok(heads) = self.broker.heads(&topics).await else { break };
-                for (pair, head) in pairs.iter().zip(heads) {
-                    self.hub.tell(*pair, &Heard::Head(head));
+            for topics in self.hub.watched().chunks(BATCH) {
+                let Ok(heads) = self.broker.heads(topics).await else { break };
+                for (topic, head) in topics.iter().zip(heads) {
+                    self.hub.tell(topic, &Heard::Head(head));
                 }
             }
         }

@@ -36,7 +36,7 @@ pub enum Admit {
 /// Some events can't be told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Gap {
-    /// How many. Exact as long as the history is the one that the listener knew; if it parted from that one unnoticed
+    /// How many, as offsets count them. Exact as long as the history is the one that the listener knew; if it parted from that one unnoticed
     /// and was trimmed since, at least as many. `None` when it shows that the history is another.
     pub lost: Option<u64>,
     /// Where a listener stands that heard of it: going on from here hears of no gap again.
@@ -108,9 +108,7 @@ impl Replay {
     pub fn parts(&self, page: &Page) -> bool {
         let parts = match page.oldest {
             None => self.at != Position::START,
-            Some((oldest, previous)) => {
-                !page.known && previous != self.at && oldest.offset <= self.at.offset.saturating_add(1)
-            }
+            Some((_, previous)) => !page.known && previous != self.at && previous.offset <= self.at.offset,
         };
         parts && !self.parted
     }
@@ -129,8 +127,9 @@ impl Replay {
         }
         let ahead = oldest.offset <= self.at.offset;
         let mut gap = None;
-        if oldest.offset > self.at.offset.saturating_add(1) {
-            gap = Some(Gap { lost: Some(oldest.offset - self.at.offset - 1), at: previous });
+        // Offsets need not count by one: what lies between ends where the oldest entry's predecessor stood.
+        if previous.offset > self.at.offset {
+            gap = Some(Gap { lost: Some(previous.offset - self.at.offset), at: previous });
             self.advance(previous);
         } else {
             // The offsets fit but the entry is another: this is not the history that the listener knew.

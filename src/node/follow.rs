@@ -1,0 +1,216 @@
+//! Following: a listener's place in one history, from a position on and then live, without a seam.
+
+use std::{
+    collections::VecDeque,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use futures_util::future::BoxFuture;
+use serde_json::Value;
+use tokio::{sync::mpsc, time::sleep};
+
+use super::{
+    Node,
+    replay::{Admit, Gap, Replay},
+};
+use crate::{
+    broker::{BrokerError, Entry, Page},
+    hub::{Heard, Piece, Seat},
+    protocol::{EventKind, Failure, Position, Topic},
+};
+
+/// How many entries a page of replay has: some 100 KiB of events.
+const PAGE: usize = 256;
+/// How many live entries may wait for a listener before it must read them again.
+const MAILBOX: usize = 256;
+/// How long a writer may take to repair a history that a fail-over cut short: it is not said to have parted before.
+const REPAIR: Duration = Duration::from_millis(1_500);
+/// How long to wait before a failed read is tried again.
+const RETRY: Duration = Duration::from_millis(250);
+
+/// What comes next in a history.
+#[derive(Debug, Clone)]
+pub enum Followed {
+    /// An entry.
+    Piece(Arc<Piece>),
+    /// Entries that can't be told: how many, where that is known, and where the listener stands behind them.
+    Gap(Gap),
+    /// Something about the connection, which is not kept.
+    Aside(EventKind, Arc<Value>),
+}
+
+/// A listener's place in the history of any topic. Dropping it ends the listening.
+pub struct Follower {
+    node: Arc<Node>,
+    topic: Topic,
+    seat: u64,
+    mailbox: mpsc::Receiver<Heard>,
+    missed: Arc<AtomicBool>,
+    replay: Replay,
+    reading: Option<BoxFuture<'static, Result<Page, BrokerError>>>,
+    /// The reading waits for the broker, or for a writer.
+    late: bool,
+    due: VecDeque<Followed>,
+    /// Where what was handed out last stands.
+    at: Position,
+    /// A history that seemed to have parted was given the time to be repaired.
+    waited: bool,
+}
+
+impl Follower {
+    /// Listens to a topic: from `after` on, or from now on. Subscribes first and reads then, so that nothing falls
+    /// between what was and what comes.
+    ///
+    /// # Errors
+    /// When the broker can't be reached.
+    pub async fn open(node: &Arc<Node>, topic: Topic, after: Option<Position>) -> Result<Self, Failure> {
+        let (sender, mailbox) = mpsc::channel(MAILBOX);
+        let missed = Arc::new(AtomicBool::new(false));
+        let seat = node.numbers.fetch_add(1, Relaxed);
+        node.interest.add(&topic).await?;
+        node.hub.attach(&topic, Seat { number: seat, mailbox: sender, missed: Arc::clone(&missed) });
+        // From here on, dropping the follower undoes it.
+        let at = after.unwrap_or_default();
+        let mut follower = Self {
+            node: Arc::clone(node),
+            topic,
+            seat,
+            mailbox,
+            missed,
+            replay: Replay::new(at),
+            reading: None,
+            late: false,
+            due: VecDeque::new(),
+            at,
+            waited: false,
+        };
+        match after {
+            Some(_) => follower.read(),
+            None => {
+                let head = node.broker.heads(std::slice::from_ref(&follower.topic)).await?;
+                follower.at = head.first().copied().unwrap_or_default();
+                follower.replay = Replay::new(follower.at);
+            }
+        }
+        Ok(follower)
+    }
+
+    /// What it follows.
+    #[must_use]
+    pub fn topic(&self) -> &Topic {
+        &self.topic
+    }
+
+    /// Where the listener stands: everything after it will be handed out.
+    #[must_use]
+    pub fn position(&self) -> Position {
+        self.at
+    }
+
+    /// What comes next. May be dropped while it waits; nothing is lost by that.
+    pub async fn next(&mut self) -> Followed {
+        loop {
+            if let Some(next) = self.due.pop_front() {
+                match &next {
+                    Followed::Piece(piece) => self.at = piece.position,
+                    Followed::Gap(gap) => self.at = gap.at,
+                    Followed::Aside(..) => {}
+                }
+                return next;
+            }
+            if let Some(reading) = &mut self.reading {
+                let page = reading.await;
+                self.reading = None;
+                match page {
+                    Ok(page) if self.may_be_repaired(&page) => self.read_after(REPAIR),
+                    Ok(page) => {
+                        self.waited = false;
+                        self.take(page);
+                    }
+                    Err(_) => self.read_after(RETRY),
+                }
+                continue;
+            }
+            match self.mailbox.recv().await {
+                Some(heard) => self.hear(heard),
+                // The hub forgot this seat, which only dropping the follower does.
+                None => std::future::pending().await,
+            }
+        }
+    }
+
+    /// Whether all that is known to be in the history was handed out, or can't be for now: whoever waits for something
+    /// else as well need not wait for this.
+    #[must_use]
+    pub fn rests(&self) -> bool {
+        self.due.is_empty() && (self.reading.is_none() || self.late)
+    }
+
+    fn hear(&mut self, heard: Heard) {
+        // After a miss the history tells everything, this entry included.
+        let missed = self.missed.swap(false, Relaxed);
+        match heard {
+            Heard::Piece(_) | Heard::Head(_) if missed => self.read(),
+            Heard::Piece(piece) => match self.replay.admit(piece.position, piece.previous) {
+                Admit::Next => self.due.push_back(Followed::Piece(piece)),
+                Admit::Known => {}
+                Admit::Missing => self.read(),
+            },
+            Heard::Head(head) if self.replay.behind(head) => self.read(),
+            Heard::Head(_) => {}
+            Heard::Lost => self.read(),
+            Heard::Aside(kind, data) => {
+                if missed {
+                    self.read();
+                }
+                self.due.push_back(Followed::Aside(kind, data));
+            }
+        }
+    }
+
+    /// Once, after the broker was away: the page shows another history than was heard.
+    fn may_be_repaired(&mut self, page: &Page) -> bool {
+        self.replay.parts(page) && self.node.broker_is_healing() && !std::mem::replace(&mut self.waited, true)
+    }
+
+    fn read(&mut self) {
+        self.read_after(Duration::ZERO);
+    }
+
+    fn read_after(&mut self, wait: Duration) {
+        let (broker, topic, at) = (Arc::clone(&self.node.broker), self.topic.clone(), self.replay.at());
+        self.late = !wait.is_zero();
+        self.reading = Some(Box::pin(async move {
+            if !wait.is_zero() {
+                sleep(wait).await;
+            }
+            broker.read(&topic, at, PAGE).await
+        }));
+    }
+
+    fn take(&mut self, page: Page) {
+        let turn = self.replay.page(page, PAGE);
+        self.due.extend(turn.gap.map(Followed::Gap));
+        self.due.extend(turn.entries.into_iter().map(|entry| Followed::Piece(Arc::new(piece(entry)))));
+        if turn.again {
+            self.read();
+        }
+    }
+}
+
+/// An entry as listeners share it.
+pub(super) fn piece(entry: Entry) -> Piece {
+    Piece::new(entry.position, entry.previous, entry.payload)
+}
+
+impl Drop for Follower {
+    fn drop(&mut self) {
+        self.node.hub.detach(&self.topic, self.seat);
+        let (node, topic) = (Arc::clone(&self.node), self.topic.clone());
+        self.node.spawn("unsubscribe", async move { node.interest.remove(&topic).await });
+    }
+}
