@@ -14,7 +14,7 @@ use dashmap::{DashMap, Entry};
 use tokio::sync::mpsc;
 
 pub use outbox::Outbox;
-pub use queue::{Dropped, Level, Resumed};
+pub use queue::{Dropped, Level, Reached, Resumed};
 pub use room::Room;
 pub use watch::{Heard, Piece, Seat, Watch};
 

@@ -6,28 +6,38 @@
 use std::{
     collections::VecDeque,
     future::Future,
-    sync::atomic::{AtomicBool, Ordering::Relaxed},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
 };
 
 use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use super::queue::{Level, Queue, Resumed};
-use crate::protocol::{PausePolicy, Run, Slow};
+use super::queue::{Level, Queue, Reached, Resumed};
+use crate::protocol::{Mark, PausePolicy, Run, Slow};
 
 /// The queue towards one client socket.
 pub struct Outbox {
     queue: Mutex<Queue>,
     changed: Notify,
     news: AtomicBool,
+    /// Whether anybody wants to know of marks.
+    watches_marks: AtomicBool,
 }
 
 impl Outbox {
     /// An empty queue with a bound in bytes.
     #[must_use]
     pub fn new(limit: usize, slow: Slow) -> Self {
-        Self { queue: Mutex::new(Queue::new(limit, slow)), changed: Notify::new(), news: AtomicBool::new(false) }
+        Self {
+            queue: Mutex::new(Queue::new(limit, slow)),
+            changed: Notify::new(),
+            news: AtomicBool::new(false),
+            watches_marks: AtomicBool::new(false),
+        }
     }
 
     /// Does something to the queue, and passes the news of it on.
@@ -55,6 +65,31 @@ impl Outbox {
         }
     }
 
+    /// Whether marks are taken from now on.
+    pub fn watch_marks(&self, watches: bool) {
+        self.watches_marks.store(watches, Relaxed);
+    }
+
+    /// Puts a mark behind what is queued, if anybody wants to know. `weight` is how many bytes it holds.
+    pub fn push_mark(&self, mark: &Arc<Mark>, weight: usize) {
+        if self.watches_marks.load(Relaxed) {
+            let ((), news) = self.with(|queue| queue.push_mark(mark, weight));
+            if news {
+                self.changed.notify_one();
+            }
+        }
+    }
+
+    /// The marks whose turn has come since this was last asked; [`Outbox::take_news`] says when to ask.
+    pub fn take_marks(&self) -> Vec<Reached> {
+        self.with(Queue::take_reached).0
+    }
+
+    /// How many marks have not had their turn.
+    pub fn waiting_marks(&self) -> u64 {
+        self.queue.lock().waiting_marks()
+    }
+
     /// Moves about `bytes` bytes of whole runs to the actor, which must report them to [`Outbox::wrote`].
     pub fn take(&self, bytes: usize, into: &mut VecDeque<Bytes>) {
         self.with(|queue| queue.take(bytes, into));
@@ -70,7 +105,8 @@ impl Outbox {
         self.changed.notified()
     }
 
-    /// Whether there is news since this was last asked: a flag of the level is another, or something was lost.
+    /// Whether there is news since this was last asked: a flag of the level is another, something was lost, or a mark's
+    /// turn has come.
     pub fn take_news(&self) -> bool {
         self.news.load(Relaxed) && self.news.swap(false, Relaxed)
     }
@@ -83,7 +119,7 @@ impl Outbox {
     /// Whether so many more bytes fit.
     pub fn fits(&self, bytes: usize) -> bool {
         let level = self.level();
-        level.queued_bytes == 0 || level.queued_bytes + bytes <= level.limit
+        level.has_no_frames() || level.queued_bytes + bytes <= level.limit
     }
 
     /// The number of frames that stand before whatever is pushed next. They will be delivered, come what may, as

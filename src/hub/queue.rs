@@ -1,14 +1,38 @@
 //! What waits for one client socket, and what becomes of it when there is too much. Plain data; [`super::Outbox`]
 //! shares it.
+//!
+//! Marks wait in line with the frames. A mark's place is how many frames have been taken when its turn comes: whatever
+//! happened to those before it (dropped, held back, moved away from), it can't be wrong.
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, sync::Arc};
 
 use bytes::Bytes;
 
-use crate::protocol::{PausePolicy, Run, Slow};
+use crate::protocol::{Mark, PausePolicy, Run, Slow};
 
 /// How many runs an empty queue keeps room for.
 const IDLE_CAPACITY: usize = 16;
+/// Marks between frames that are dropped are kept while all marks hold at most this part of the bound; beyond, the
+/// oldest go like the frames around them, so that marks can't keep frames out.
+const SHARE_OF_MARKS: usize = 4;
+
+/// What waits in line.
+enum Item {
+    Run(Run),
+    /// A mark, and how many bytes it holds.
+    Mark(Arc<Mark>, usize),
+}
+
+/// A mark whose turn has come.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Reached {
+    /// How many frames of the socket come before it.
+    pub at: u64,
+    /// What it tells.
+    pub mark: Arc<Mark>,
+    /// How many bytes it held.
+    weight: usize,
+}
 
 /// Frames that were not delivered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize)]
@@ -17,6 +41,14 @@ pub struct Dropped {
     pub frames: u64,
     /// Their payload, in bytes.
     pub bytes: u64,
+    /// How many marks were dropped with them; not told when there was none.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub marks: u64,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde hands it over so")]
+fn is_zero(count: &u64) -> bool {
+    *count == 0
 }
 
 impl Dropped {
@@ -28,7 +60,11 @@ impl Dropped {
     /// What came on top since `before`.
     #[must_use]
     pub fn since(self, before: Self) -> Self {
-        Self { frames: self.frames - before.frames, bytes: self.bytes - before.bytes }
+        Self {
+            frames: self.frames - before.frames,
+            bytes: self.bytes - before.bytes,
+            marks: self.marks - before.marks,
+        }
     }
 }
 
@@ -41,8 +77,10 @@ pub struct Level {
     pub taken_bytes: u64,
     /// Frames that wait.
     pub queued_frames: u64,
-    /// Encoded bytes that wait, those being written included.
+    /// Encoded bytes that wait, those being written included, and marks.
     pub queued_bytes: usize,
+    /// What marks hold of them.
+    pub mark_bytes: usize,
     /// The bound.
     pub limit: usize,
     /// Frames that were dropped since the socket opened because the client was too slow.
@@ -53,6 +91,13 @@ pub struct Level {
     pub lagging: bool,
     /// Whether the bound was hit under [`Slow::Close`]: the socket must be closed.
     pub overflowed: bool,
+}
+
+impl Level {
+    /// Whether no frame waits: then one comes in, however large it is.
+    pub(super) fn has_no_frames(&self) -> bool {
+        self.queued_bytes == self.mark_bytes
+    }
 }
 
 /// What the end of a pause found.
@@ -69,9 +114,11 @@ pub struct Resumed {
 /// The frames towards one client socket.
 pub(super) struct Queue {
     /// Frames before a position that was told to somebody: they can't be dropped.
-    promised: VecDeque<Run>,
+    promised: VecDeque<Item>,
     /// Frames behind them.
-    runs: VecDeque<Run>,
+    line: VecDeque<Item>,
+    /// Marks whose turn has come and that are not told yet.
+    reached: Vec<Reached>,
     pub(super) level: Level,
     pub(super) paused: Option<PausePolicy>,
     slow: Slow,
@@ -85,7 +132,8 @@ impl Queue {
     pub(super) fn new(limit: usize, slow: Slow) -> Self {
         Self {
             promised: VecDeque::new(),
-            runs: VecDeque::new(),
+            line: VecDeque::new(),
+            reached: Vec::new(),
             level: Level { limit, ..Level::default() },
             paused: None,
             slow,
@@ -100,7 +148,7 @@ impl Queue {
         }
         let room = self.level.limit.saturating_sub(self.level.queued_bytes);
         // One run may be larger than the bound: an empty queue takes it, or it could never be delivered.
-        let empty = self.level.queued_bytes == 0;
+        let empty = self.level.has_no_frames();
         if run.len() <= room || empty && (self.slow == Slow::Close || run.frames() == 1) {
             return self.enqueue(run.clone());
         }
@@ -125,7 +173,7 @@ impl Queue {
                 self.drop_oldest(run.len() - room);
                 let room = self.level.limit.saturating_sub(self.level.queued_bytes);
                 // Of a run larger than the bound, the newest frames stay.
-                while rest.len() > room && !(rest.frames() == 1 && self.level.queued_bytes == 0) {
+                while rest.len() > room && !(rest.frames() == 1 && self.level.has_no_frames()) {
                     let first = rest.split_first();
                     self.level.dropped.add(&first);
                 }
@@ -139,28 +187,93 @@ impl Queue {
     pub(super) fn enqueue(&mut self, run: Run) {
         self.level.queued_bytes += run.len();
         self.level.queued_frames += run.frames();
-        self.runs.push_back(run);
+        self.line.push_back(Item::Run(run));
+        self.settle();
+    }
+
+    /// Puts a mark in line. When nothing is before it, its turn has come.
+    pub(super) fn push_mark(&mut self, mark: &Arc<Mark>, weight: usize) {
+        let mut room = self.level.limit.saturating_sub(self.level.queued_bytes);
+        if weight > room && self.slow == Slow::DropOldest {
+            self.drop_oldest(weight - room);
+            room = self.level.limit.saturating_sub(self.level.queued_bytes);
+        }
+        // As with frames, an empty queue takes one that is larger than the bound.
+        if weight > room && self.level.queued_bytes > 0 {
+            self.news = true;
+            self.level.dropped.marks += 1;
+            self.level.overflowed |= self.slow == Slow::Close;
+            return;
+        }
+        self.level.queued_bytes += weight;
+        self.level.mark_bytes += weight;
+        self.line.push_back(Item::Mark(Arc::clone(mark), weight));
+        self.reach();
         self.settle();
     }
 
     /// Takes about `bytes` bytes of whole runs; they count as queued until [`Queue::wrote`].
     pub(super) fn take(&mut self, bytes: usize, into: &mut VecDeque<Bytes>) {
-        if matches!(self.paused, Some(PausePolicy::Buffer | PausePolicy::Hold)) {
+        if self.holds() {
             return;
         }
         let mut taken = 0;
         while taken < bytes {
-            let Some(run) = self.promised.pop_front().or_else(|| self.runs.pop_front()) else { break };
-            taken += run.len();
-            self.level.queued_frames -= run.frames();
-            self.level.taken_frames += run.frames();
-            self.level.taken_bytes += run.payload_bytes();
-            into.push_back(run.wire().clone());
+            match self.promised.pop_front().or_else(|| self.line.pop_front()) {
+                Some(Item::Run(run)) => {
+                    taken += run.len();
+                    self.level.queued_frames -= run.frames();
+                    self.level.taken_frames += run.frames();
+                    self.level.taken_bytes += run.payload_bytes();
+                    into.push_back(run.wire().clone());
+                }
+                Some(Item::Mark(mark, weight)) => self.turn_of(mark, weight),
+                None => break,
+            }
         }
+        self.reach();
         // A burst is no reason to keep its memory.
-        if self.level.queued_frames == 0 && self.runs.capacity() + self.promised.capacity() > IDLE_CAPACITY {
-            (self.promised, self.runs) = (VecDeque::new(), VecDeque::new());
+        if self.level.queued_frames == 0 && self.line.capacity() + self.promised.capacity() > IDLE_CAPACITY {
+            (self.promised, self.line) = (VecDeque::new(), VecDeque::new());
         }
+    }
+
+    /// Whether nothing goes out.
+    fn holds(&self) -> bool {
+        matches!(self.paused, Some(PausePolicy::Buffer | PausePolicy::Hold))
+    }
+
+    /// The turn has come of the marks that no frame is before any more.
+    fn reach(&mut self) {
+        while !self.holds() {
+            let line = if self.promised.is_empty() { &mut self.line } else { &mut self.promised };
+            let Some(Item::Mark(..)) = line.front() else { break };
+            if let Some(Item::Mark(mark, weight)) = line.pop_front() {
+                self.turn_of(mark, weight);
+            }
+        }
+    }
+
+    fn turn_of(&mut self, mark: Arc<Mark>, weight: usize) {
+        self.reached.push(Reached { at: self.level.taken_frames, mark, weight });
+        self.news = true;
+    }
+
+    /// The marks whose turn has come since this was last asked; they hold their bytes until then.
+    pub(super) fn take_reached(&mut self) -> Vec<Reached> {
+        let reached = std::mem::take(&mut self.reached);
+        if !reached.is_empty() {
+            let bytes = reached.iter().map(|reached| reached.weight).sum::<usize>();
+            self.level.mark_bytes -= bytes;
+            self.wrote(bytes);
+        }
+        reached
+    }
+
+    /// How many marks have not had their turn.
+    pub(super) fn waiting_marks(&self) -> u64 {
+        let marks = self.promised.iter().chain(&self.line).filter(|item| matches!(item, Item::Mark(..)));
+        marks.count() as u64
     }
 
     pub(super) fn wrote(&mut self, bytes: usize) {
@@ -170,7 +283,7 @@ impl Queue {
 
     /// What is queued now can't be dropped any more; returns the position behind it.
     pub(super) fn promise(&mut self) -> u64 {
-        self.promised.append(&mut self.runs);
+        self.promised.append(&mut self.line);
         self.level.taken_frames + self.level.queued_frames
     }
 
@@ -179,6 +292,7 @@ impl Queue {
             self.before_pause = self.level.dropped_in_pauses;
         }
         self.paused = Some(policy);
+        self.reach();
         if policy == PausePolicy::Drop { self.promise() } else { self.level.taken_frames }
     }
 
@@ -189,6 +303,7 @@ impl Queue {
             Some(PausePolicy::Drop) => (0, dropped),
             None => (0, 0),
         };
+        self.reach();
         Resumed { position: self.level.taken_frames + self.level.queued_frames - waited, waited, dropped }
     }
 
@@ -197,23 +312,37 @@ impl Queue {
         self.settle();
     }
 
-    /// Drops the oldest frames that nobody was promised, until `bytes` bytes are free or none is left.
+    /// Drops the oldest frames that nobody was promised, until `bytes` bytes are free or none is left. Marks among them
+    /// stay, one behind the other, as long as marks do not hold too much.
     fn drop_oldest(&mut self, bytes: usize) {
         let mut freed = 0;
         while freed < bytes
-            && let Some(mut run) = self.runs.pop_front()
+            && let Some(item) = self.line.pop_front()
         {
-            while freed < bytes && !run.is_empty() {
-                let first = run.split_first();
-                freed += first.len();
-                self.level.queued_frames -= 1;
-                self.level.dropped.add(&first);
-            }
-            if !run.is_empty() {
-                self.runs.push_front(run);
+            match item {
+                Item::Run(mut run) => {
+                    while freed < bytes && !run.is_empty() {
+                        let first = run.split_first();
+                        freed += first.len();
+                        self.level.queued_frames -= 1;
+                        self.level.dropped.add(&first);
+                    }
+                    if !run.is_empty() {
+                        self.line.push_front(Item::Run(run));
+                    }
+                }
+                Item::Mark(_, weight) if self.level.mark_bytes > self.level.limit / SHARE_OF_MARKS => {
+                    freed += weight;
+                    self.level.mark_bytes -= weight;
+                    self.level.dropped.marks += 1;
+                }
+                // Behind what was promised no frame is before it any more that could be dropped.
+                mark @ Item::Mark(..) => self.promised.push_back(mark),
             }
         }
         self.level.queued_bytes -= freed;
+        self.news |= freed > 0;
+        self.reach();
     }
 
     fn settle(&mut self) {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use parking_lot::RwLock;
 
 use super::Outbox;
-use crate::protocol::{PairId, RoomName, Run};
+use crate::protocol::{Mark, PairId, RoomName, Run};
 
 /// The members of a room on this node.
 pub struct Room {
@@ -41,6 +41,14 @@ impl Room {
             if except != Some(*pair) {
                 outbox.push(run);
             }
+        }
+    }
+
+    /// Hands a mark to every member whose siblings want to know of marks, its sender among them.
+    pub fn fan_out_mark(&self, mark: &Arc<Mark>) {
+        let weight = mark.weight();
+        for (_, outbox) in self.members.read().iter() {
+            outbox.push_mark(mark, weight);
         }
     }
 

@@ -1,12 +1,14 @@
 //! Commands: what a sibling may ask for on behalf of its client socket.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use schemars::{Schema, schema_for};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::Value;
 
 use super::{
-    Failure, Fault, FrameKind, RoomSpec,
+    Failure, Fault, FrameKind, MARK_WAIT, RoomSpec,
     params::{
         AckParams, CloseParams, KickParams, LeaveParams, MarkParams, MembersParams, MoveParams, NoParams,
         PauseParams, PayloadParams, ReasonParams, ResumeParams, SetParams, SignalParams, SwitchParams, TicketParams,
@@ -151,6 +153,15 @@ impl Command {
     #[must_use]
     pub const fn changes_nothing(&self) -> bool {
         matches!(self, Self::PairGet | Self::Ping | Self::RoomGet | Self::RoomMembers(_) | Self::Discover)
+    }
+
+    /// How long it may wait for something to happen before it is carried out.
+    #[must_use]
+    pub const fn wait(&self) -> Duration {
+        match self {
+            Self::Mark(MarkParams { after: Some(_), .. }) => MARK_WAIT,
+            _ => Duration::ZERO,
+        }
     }
 
     /// Its name.

@@ -7,13 +7,14 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::Value;
 use uuid::Uuid;
 
-use super::{Cause, Command, Failure, Fault, Fence, NodeId, PairId, Run};
+use super::{Cause, Command, Failure, Fault, Fence, Mark, NodeId, PairId, Run};
 
 const VERSION: u8 = 1;
 const FRAMES: u8 = 0;
 const MAIL: u8 = 1;
 const ORDERED: u8 = 2;
 const NOTICE: u8 = 3;
+const MARK: u8 = 4;
 /// Version, layout, and the node that published, or the pair.
 const FRAMES_HEAD: usize = 2 + 16;
 
@@ -80,6 +81,13 @@ pub enum Reply {
     Again,
 }
 
+/// A mark on the wire.
+#[derive(Serialize, Deserialize)]
+struct Marked<M> {
+    from: Option<NodeId>,
+    mark: M,
+}
+
 /// One envelope.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Envelope {
@@ -98,6 +106,14 @@ pub enum Envelope {
         /// The frames.
         run: Run,
     },
+    /// A mark for a room's members on other nodes, at its place among the frames.
+    Mark {
+        /// The node that published it, which has delivered it to its own members already. None when it is for them
+        /// too, in the order in which it comes out of the broker.
+        from: Option<NodeId>,
+        /// What it tells.
+        mark: Mark,
+    },
     /// Something for the members of a room.
     Notice(Notice),
     /// Anything else.
@@ -115,6 +131,14 @@ impl Envelope {
     #[must_use]
     pub fn ordered(except: Option<PairId>, run: &Run) -> Bytes {
         with_head(ORDERED, except.map_or(Uuid::nil(), PairId::uuid), run)
+    }
+
+    /// Writes a mark; without `from`, one that is to have its place in the one order of the room.
+    ///
+    /// # Errors
+    /// [`Fault::Internal`] when it can't be encoded.
+    pub fn mark(from: Option<NodeId>, mark: &Mark) -> Result<Bytes, Failure> {
+        message(MARK, &Marked { from, mark })
     }
 
     /// Writes mail.
@@ -146,6 +170,10 @@ impl Envelope {
             Some([VERSION, ORDERED]) => {
                 let (except, run) = headed(bytes)?;
                 Ok(Self::Ordered { except: Some(except).filter(|id| !id.is_nil()).map(PairId::from_uuid), run })
+            }
+            Some([VERSION, MARK]) => {
+                let Marked { from, mark } = decoded(&bytes[2..])?;
+                Ok(Self::Mark { from, mark })
             }
             Some([VERSION, MAIL]) => decoded(&bytes[2..]).map(Self::Mail),
             Some([VERSION, NOTICE]) => decoded(&bytes[2..]).map(Self::Notice),
@@ -219,9 +247,22 @@ mod tests {
         assert_eq!(Envelope::read(&Envelope::notice(&notice).unwrap()), Ok(Envelope::Notice(notice)));
     }
 
+    #[test]
+    fn a_mark_arrives_as_it_was_set() {
+        let data = json!([{"a": u64::MAX, "b": -1}, null, 0.5, "\u{e9}"]);
+        let cause = Some(Cause { key: None, id: Some(json!(7)), sibling: Some("s".into()) });
+        for from in [None, Some(NodeId::fresh())] {
+            for cause in [None, cause.clone()] {
+                let mark = Mark { from: PairId::fresh(), data: data.clone(), cause };
+                let bytes = Envelope::mark(from, &mark).unwrap();
+                assert_eq!(Envelope::read(&bytes), Ok(Envelope::Mark { from, mark }));
+            }
+        }
+    }
+
     proptest! {
         #[test]
-        fn noise_never_panics(mut noise: Vec<u8>, layout in 0u8..5) {
+        fn noise_never_panics(mut noise: Vec<u8>, layout in 0u8..6) {
             let _ = Envelope::read(&Bytes::from(noise.clone()));
             noise.splice(0..0, [VERSION, layout]);
             let _ = Envelope::read(&Bytes::from(noise));

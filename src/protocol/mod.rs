@@ -9,6 +9,7 @@ mod event;
 mod fault;
 mod grant;
 mod id;
+mod mark;
 mod params;
 mod revocation;
 mod room;
@@ -28,6 +29,7 @@ pub use event::{Cause, Event, EventKind, Told};
 pub use fault::{Failure, Fault};
 pub use grant::Grants;
 pub use id::{BadName, Fence, NodeId, PairId, Position, RoomName, SiblingId};
+pub use mark::{MARK_WAIT, Mark};
 pub use params::{
     AckParams, CloseParams, Direction, KickParams, LeaveParams, MarkParams, MembersParams, MoveParams, PauseParams,
     PausePolicy, ReasonParams, ResumeParams, SetParams, SignalParams, SignalTo, SwitchParams, TicketParams,

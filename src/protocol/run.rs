@@ -81,10 +81,21 @@ impl Run {
     /// Splits off the longest prefix of whole frames that has at most `bytes` bytes; `self` keeps the rest.
     #[must_use]
     pub fn split_fitting(&mut self, bytes: usize) -> Self {
+        self.split_while(|end, _| end <= bytes)
+    }
+
+    /// Splits off the first `count` frames, or all that there are; `self` keeps the rest.
+    #[must_use]
+    pub fn split_frames(&mut self, count: u64) -> Self {
+        self.split_while(|_, frames| frames <= count)
+    }
+
+    /// Splits off the frames for which `fits` holds of where each ends, in bytes and as a number of frames.
+    fn split_while(&mut self, fits: impl Fn(usize, u64) -> bool) -> Self {
         let (mut at, mut frames, mut payload) = (0, 0, 0);
         while let Some(head) = Head::read(&self.wire[at..]) {
             let Ok(end) = head.end() else { break };
-            if at + end > bytes {
+            if !fits(at + end, u64::from(frames) + 1) {
                 break;
             }
             at += end;
@@ -217,6 +228,24 @@ mod tests {
             if !rest.is_empty() {
                 prop_assert!(front.len() + rest.split_first().len() > at);
             }
+        }
+
+        #[test]
+        fn splitting_counts_frames(frames in frames(), count in 0..10u64) {
+            let mut builder = RunBuilder::default();
+            for frame in &frames {
+                builder.push(FrameKind::Text, frame);
+            }
+            let whole = builder.finish();
+            let mut rest = whole.clone();
+            let front = rest.split_frames(count);
+            prop_assert_eq!(front.frames(), count.min(whole.frames()));
+            prop_assert_eq!(front.frames() + rest.frames(), whole.frames());
+            prop_assert_eq!(front.payload_bytes() + rest.payload_bytes(), whole.payload_bytes());
+            for part in [&front, &rest] {
+                prop_assert_eq!(Run::from_wire(part.wire().clone()), Ok(part.clone()));
+            }
+            prop_assert_eq!([&front.wire()[..], &rest.wire()[..]].concat(), whole.wire().to_vec());
         }
 
         #[test]
