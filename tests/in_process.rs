@@ -10,6 +10,7 @@ use sibling_sockets::{
     cli::{Running, start},
     config::{Config, ServeArgs},
     node::NewPair,
+    node::Wish,
     protocol::{Authority, Format, Grants, NodeId, PairId, RoomName, Side},
 };
 use tokio::{net::TcpStream, time::timeout};
@@ -97,7 +98,7 @@ async fn a_client_socket_that_nobody_comes_for_is_given_up() {
     let room = "hall".parse().expect("a name");
     let (pair, _) =
         a.node.create_pair(NewPair { room, offers, meta, linger: None, authority }).await.expect("a pair");
-    let unserved = a.node.open_client(pair, Vec::new()).await.expect("it opens");
+    let unserved = a.node.open_client(pair, Vec::new(), Wish::default()).await.expect("it opens");
     let mut sibling = open(&b, pair, Side::Sibling).await;
     let push =
         json!({"jsonrpc": "2.0", "id": 1, "method": "client.push", "params": {"text": "anybody?", "key": "k"}});

@@ -21,7 +21,7 @@ pub use registry::{
     Beat, Begun, Census, Claim, Group, Holdings, Member, Peer, Record, Registry, Rule, Sentence, Step,
 };
 
-pub use tally::{Piece, Tally, Writer};
+pub use tally::{Share, Tally, Writer};
 
 use crate::protocol::{Fence, Position, Topic};
 
@@ -163,7 +163,7 @@ pub trait Broker: Send + Sync + 'static {
         keep: &Keep,
     ) -> Result<Appended, BrokerError>;
 
-    /// Adds pieces to a history that many write, each behind its [`Tally`], and delivers them live, all in one atomic
+    /// Adds shares to a history that many write, each behind its [`Tally`], and delivers them live, all in one atomic
     /// step. What `writer` has added already, by a call whose answer was lost, is not added again: it has one call
     /// under way at a time. Returns the last one's position. An entry goes when it is older than `keep.age`, or when
     /// those behind it weigh `keep.most`; the newest stays for a day.
@@ -174,7 +174,7 @@ pub trait Broker: Send + Sync + 'static {
         &self,
         topic: &Topic,
         writer: Option<&Writer>,
-        pieces: &[Piece],
+        shares: &[Share],
         keep: &Keep,
     ) -> Result<Position, BrokerError>;
 

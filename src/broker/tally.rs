@@ -53,7 +53,7 @@ pub struct Writer {
 
 /// Something to be added to a history that many write.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Piece {
+pub struct Share {
     /// What it adds to the total.
     pub weight: u64,
     /// What is to be kept.

@@ -23,7 +23,7 @@ use super::{
     upgrade::Handshake,
 };
 use crate::{
-    node::{Feed, NewPair, Pass, Unserved, now_seconds, time_text},
+    node::{Feed, NewPair, Pass, Unserved, Wish, now_seconds, time_text},
     protocol::{Codec, Failure, Fault, Format, Grants, LONGEST_TICKET, PairId, SiblingId, Side, Ticket, read_cursor},
     socket::{Caller, Service, SiblingSocket, serve_client, serve_sibling, standing},
 };
@@ -34,6 +34,9 @@ struct SocketQuery {
     format: Option<String>,
     cursor: Option<String>,
     ping: Option<u64>,
+    received: Option<u64>,
+    epoch: Option<u64>,
+    replay: Option<u64>,
 }
 
 impl SocketQuery {
@@ -45,6 +48,10 @@ impl SocketQuery {
             return Err(Failure::new(Fault::InvalidParams, "ping: 1 to 3600 seconds"));
         }
         Ok(query)
+    }
+
+    fn wish(&self) -> Wish {
+        Wish { received: self.received, epoch: self.epoch, replay: self.replay }
     }
 
     /// What the client can speak: as the query says, else as the subprotocols do.
@@ -210,7 +217,7 @@ impl Gateway {
         query: &SocketQuery,
         protocols: &[String],
     ) -> Result<(Unserved, Service), Failure> {
-        let opened = self.node.open_client(pair, query.offers(protocols)?).await?;
+        let opened = self.node.open_client(pair, query.offers(protocols)?, query.wish()).await?;
         let subprotocol = choose(protocols, opened.facts.format, &opened.ruling.spec.subprotocols);
         Ok((opened, Service { subprotocol, ping: query.ping, ..Service::default() }))
     }

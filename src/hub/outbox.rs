@@ -72,12 +72,42 @@ impl Outbox {
 
     /// Puts a mark behind what is queued, if anybody wants to know. `weight` is how many bytes it holds.
     pub fn push_mark(&self, mark: &Arc<Mark>, weight: usize) {
+        self.push_mark_if(mark, weight, |queue| !queue.deaf);
+    }
+
+    /// The same for one that the room has kept.
+    pub fn push_kept_mark(&self, mark: &Arc<Mark>) {
+        self.push_mark_if(mark, mark.weight(), |_| true);
+    }
+
+    fn push_mark_if(&self, mark: &Arc<Mark>, weight: usize, hears: impl FnOnce(&Queue) -> bool) {
         if self.watches_marks.load(Relaxed) {
-            let ((), news) = self.with(|queue| queue.push_mark(mark, weight));
+            let ((), news) = self.with(|queue| {
+                if hears(queue) {
+                    queue.push_mark(mark, weight);
+                }
+            });
             if news {
                 self.changed.notify_one();
             }
         }
+    }
+
+    /// Whether what the room says is not for it: a client that catches up with what the room has kept.
+    pub fn set_deaf(&self, deaf: bool) {
+        self.with(|queue| queue.deaf = deaf);
+    }
+
+    /// Queues what the room has kept, for one that does not hear what the room says.
+    pub fn push_kept(&self, run: &Run) {
+        self.with(|queue| queue.push_kept(run.clone()));
+        self.changed.notify_one();
+    }
+
+    /// The number of frames that it has been given so far, dropped ones left out.
+    pub fn tail(&self) -> u64 {
+        let level = self.level();
+        level.taken_frames + level.queued_frames
     }
 
     /// The marks whose turn has come since this was last asked; [`Outbox::take_news`] says when to ask.

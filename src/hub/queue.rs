@@ -121,6 +121,8 @@ pub(super) struct Queue {
     reached: Vec<Reached>,
     pub(super) level: Level,
     pub(super) paused: Option<PausePolicy>,
+    /// What the room says is not for it now: it catches up with what the room has kept.
+    pub(super) deaf: bool,
     slow: Slow,
     /// [`Level::dropped_in_pauses`] when the present pause began.
     before_pause: Dropped,
@@ -136,6 +138,7 @@ impl Queue {
             reached: Vec::new(),
             level: Level { limit, ..Level::default() },
             paused: None,
+            deaf: false,
             slow,
             before_pause: Dropped::default(),
             news: false,
@@ -143,6 +146,9 @@ impl Queue {
     }
 
     pub(super) fn push(&mut self, run: &Run) {
+        if self.deaf {
+            return;
+        }
         if self.paused == Some(PausePolicy::Drop) {
             return self.level.dropped_in_pauses.add(run);
         }
@@ -182,6 +188,14 @@ impl Queue {
                 }
             }
         }
+    }
+
+    /// Queues what the room has kept. Whoever reads it looks that it fits.
+    pub(super) fn push_kept(&mut self, run: Run) {
+        if self.paused == Some(PausePolicy::Drop) {
+            return self.level.dropped_in_pauses.add(&run);
+        }
+        self.enqueue(run);
     }
 
     pub(super) fn enqueue(&mut self, run: Run) {

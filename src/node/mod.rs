@@ -59,7 +59,7 @@ pub use owners::may_not_publish;
 pub use pairs::{Opened, Unserved};
 pub use parting::{Parted, Parting};
 pub use pass::{Pass, Term};
-pub use past::{Following, Place, Said, Start, Wish};
+pub use past::{Following, Past, Place, Said, Start, Wish};
 pub use rooms::{Entrant, Entry, RoomDefaults, RoomState, Ruling};
 pub use story::{Story, Told};
 pub use trace::{Anchor, Backlog, Standing, Stop, Trace};
@@ -68,7 +68,7 @@ use crate::{
     broker::{Broker, BrokerError, Group, Keep, Link, Member, Registry},
     hub::{Hub, Outbox, Room},
     protocol::{
-        Cause, Command, Envelope, Failure, Fault, Fence, Mail, NodeId, Order, PairId, Reply, RoomName, RoomSpec, Run,
+        Cause, Command, Envelope, Failure, Fault, Fence, Mail, NodeId, PairId, Reply, RoomName, RoomSpec, Run,
         Settings, SiblingId, TicketKeys, Topic, Violations,
     },
 };
@@ -157,6 +157,8 @@ pub enum ClientMail {
         room: RoomName,
         /// How many, where that can be told.
         lost: Option<u64>,
+        /// Where it goes on.
+        from: Place,
     },
 }
 
@@ -301,7 +303,7 @@ impl Node {
     /// to the others. False when the broker did not take them: then nobody gets them.
     pub fn publish(&self, room: &Room, spec: &RoomSpec, run: &Run, sender: Option<(PairId, &Arc<Outbox>)>) -> bool {
         let except = sender.filter(|_| !spec.echo);
-        if spec.order == Order::Room {
+        if spec.is_ordered() {
             return self.publish_abroad(room, run, || Envelope::ordered(except.map(|(pair, _)| pair), run));
         }
         room.fan_out(run, except.map(|(_, outbox)| outbox));

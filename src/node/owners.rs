@@ -15,7 +15,7 @@ use super::{
     rooms::spoken,
 };
 use crate::{
-    broker::Group,
+    broker::{Group, Share},
     hub::{Absent, Room},
     protocol::{
         Account, Authority, Cause, Command, Envelope, Failure, Fault, Format, FrameKind, KickParams, LeaveParams,
@@ -165,6 +165,11 @@ impl Node {
         let most = spec.max_message_bytes.unwrap_or(self.settings.max_message_bytes);
         if payload.len() > most {
             return Err(Failure::new(Fault::TooLarge, format!("a frame has at most {most} bytes in this room")));
+        }
+        if let Some(history) = spec.keeps() {
+            let share = Share { weight: 1, payload: Envelope::ordered(None, &Run::of(kind, payload)) };
+            self.contribute(name, None, &[share], history).await?;
+            return Ok(json!({"room": name, "members": state.members}));
         }
         let here = self.hub.room(name).unwrap_or_else(|| Arc::new(Room::new(name.clone())));
         if !self.publish(&here, spec, &Run::of(kind, payload), None) {

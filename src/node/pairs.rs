@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
 use super::{
-    ClientMail, Entrant, Facts, Found, NewPair, Node, Parting, Ruling,
+    ClientMail, Entrant, Facts, Found, NewPair, Node, Parting, Past, Ruling, Wish,
     ask::{gone, not_found},
     now_seconds,
     story::lost_draft,
@@ -41,6 +41,8 @@ pub struct Opened {
     pub room: Arc<Room>,
     /// What holds there.
     pub ruling: Ruling,
+    /// What its room has kept, where it keeps its frames.
+    pub past: Option<Past>,
     /// Its actor's mail.
     pub mailbox: mpsc::Receiver<Box<ClientMail>>,
 }
@@ -100,7 +102,7 @@ impl Node {
         let linger = linger.unwrap_or(self.settings.linger);
         let linger_seconds = linger.as_secs();
         let (chosen, watching) = (Chosen::default(), Watching::default());
-        let facts = Facts { room, format, offers, meta, linger_seconds, chosen, watching, authority };
+        let facts = Facts { room, format, offers, meta, linger_seconds, chosen, watching, trace: None, authority };
         let pair = PairId::fresh();
         self.registry.create(pair, facts.write()?, self.id, linger, self.settings.keep.age).await?;
         self.lingering.add(pair, Fence::default(), linger);
@@ -141,13 +143,18 @@ impl Node {
     /// # Errors
     /// [`Fault::NotFound`], [`Fault::Gone`], [`Fault::NoCommonFormat`], or when the broker can't be reached; then
     /// nothing is held.
-    pub async fn open_client(self: &Arc<Self>, pair: PairId, offers: Vec<Format>) -> Result<Unserved, Failure> {
+    pub async fn open_client(
+        self: &Arc<Self>,
+        pair: PairId,
+        offers: Vec<Format>,
+        wish: Wish,
+    ) -> Result<Unserved, Failure> {
         let node = Arc::clone(self);
         // Whoever asks may go away in the middle, and then what was taken must be given up.
         self.parting.fetch_add(1, Relaxed);
         self.to_the_end("opening", async move {
             let opened = node
-                .open(pair, offers)
+                .open(pair, offers, wish)
                 .await
                 .map(|opened| Unserved { node: Arc::clone(&node), opened: Some(Box::new(opened)) });
             node.parting.fetch_sub(1, Relaxed);
@@ -165,7 +172,7 @@ impl Node {
         drop(self.part(Parting::unheard(pair, fence, facts)));
     }
 
-    async fn open(self: &Arc<Self>, pair: PairId, offers: Vec<Format>) -> Result<Opened, Failure> {
+    async fn open(self: &Arc<Self>, pair: PairId, offers: Vec<Format>, wish: Wish) -> Result<Opened, Failure> {
         let mut facts = self.find_pair(pair).await?.facts;
         if !offers.is_empty() {
             facts.offers = offers;
@@ -176,10 +183,18 @@ impl Node {
         self.agree(&entrant, &state)?;
 
         let fence = self.take(pair, &facts).await?;
+        let (mut facts, ruling) = match self.noted_last((pair, fence), facts.clone(), state.ruling).await {
+            Ok(noted) => noted,
+            Err(failure) => {
+                drop(self.part(Parting::unheard(pair, fence, facts)));
+                return Err(failure);
+            }
+        };
+        let entrant = Entrant { authority: &facts.authority, offers: &facts.offers };
         let (sender, mailbox) = mpsc::channel(MAILBOX);
         // An older one that is still here was taken for dead, and does not know it yet: its mailbox closes.
         drop(self.hub.register(pair, Client { fence, mailbox: sender }));
-        let entry = match self.enter((pair, fence), &facts.room, &entrant, state.ruling).await {
+        let entry = match self.enter((pair, fence), &facts.room, &entrant, ruling).await {
             Ok(entry) => entry,
             Err(failure) => {
                 self.hub.unregister(pair, fence);
@@ -191,19 +206,46 @@ impl Node {
         facts.format = entry.format;
         let settings = self.settings.pipe.with(&entry.ruling.spec, &facts.chosen);
         let outbox = Arc::new(Outbox::new(settings.queue_bytes, settings.slow));
+        // Where frames are kept, it hears of them when it has those that were before.
+        outbox.set_deaf(entry.ruling.spec.keeps().is_some());
         let room = self.take_seat(pair, &entry, &outbox);
-        let written = match facts.write() {
-            Ok(bytes) => self.registry.revise(pair, fence, bytes).await.map_err(Failure::from),
-            Err(failure) => Err(failure),
-        };
-        let opened = Opened { pair, fence, facts, outbox, room, ruling: entry.ruling, mailbox };
-        let failure = match written {
+        let mut opened = Opened { pair, fence, facts, outbox, room, ruling: entry.ruling, past: None, mailbox };
+        let failure = match self.settle_in(&mut opened, wish).await {
             Ok(true) => return Ok(opened),
             Ok(false) => Failure::new(Fault::Conflict, "replaced by a newer client socket, or the pair ended"),
             Err(failure) => failure,
         };
         self.give_up(opened).await;
         Err(failure)
+    }
+
+    /// What the socket before has noted of the pair in its last moments, after this one has looked; and what holds in its
+    /// room.
+    async fn noted_last(
+        &self,
+        (pair, fence): (PairId, Fence),
+        facts: Facts,
+        ruling: Ruling,
+    ) -> Result<(Facts, Ruling), Failure> {
+        if fence.epoch <= 1 {
+            return Ok((facts, ruling));
+        }
+        let noted = Facts { offers: facts.offers, ..self.find_pair(pair).await?.facts };
+        let ruling = if noted.room == facts.room { ruling } else { self.room(&noted.room).await?.ruling };
+        Ok((noted, ruling))
+    }
+
+    /// Finds where the pipe begins in what its room keeps, and writes what is new of the pair. False when it is
+    /// another's by now.
+    async fn settle_in(self: &Arc<Self>, opened: &mut Opened, wish: Wish) -> Result<bool, Failure> {
+        let Opened { pair, fence, facts, ruling, .. } = opened;
+        match ruling.spec.keeps() {
+            Some(history) => {
+                opened.past = Some(self.begin_past((*pair, fence.epoch), facts, history, wish).await?);
+            }
+            None => facts.trace = None,
+        }
+        Ok(self.registry.revise(*pair, *fence, facts.write()?).await?)
     }
 
     /// Closes a mailbox that nobody reads any more: whoever left mail in it is to look elsewhere.

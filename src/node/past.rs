@@ -24,9 +24,9 @@ use super::{
     story::RETRY,
 };
 use crate::{
-    broker::{BrokerError, Entry, Keep, Piece, Tally, Writer},
+    broker::{BrokerError, Entry, Keep, Page, Share, Tally, Writer},
     hub::Outbox,
-    protocol::{Envelope, Failure, History, PairId, Position, RoomName, Run, Topic},
+    protocol::{Envelope, Failure, History, Mark, PairId, Position, RoomName, Run, Topic},
 };
 
 /// How many entries are read at a time on the way back to where a pipe begins: at most some MiB.
@@ -96,8 +96,10 @@ pub(super) type Followings = DashMap<RoomName, Weak<Following>>;
 pub enum Said {
     /// Frames: for it, or (its own) not.
     Frames(Run, bool),
-    /// Something without frames.
-    Nothing,
+    /// A mark among the frames.
+    Mark(Arc<Mark>),
+    /// Of another version.
+    Unknown,
 }
 
 impl Said {
@@ -106,8 +108,15 @@ impl Said {
     pub fn read(payload: &Bytes, member: PairId) -> Self {
         match Envelope::read(payload) {
             Ok(Envelope::Ordered { except, run }) => Self::Frames(run, except != Some(member)),
-            _ => Self::Nothing,
+            Ok(Envelope::Mark { mark, .. }) => Self::Mark(Arc::new(mark)),
+            _ => Self::Unknown,
         }
+    }
+
+    /// How many frames, for whomever.
+    #[must_use]
+    pub fn frames(&self) -> u64 {
+        if let Self::Frames(run, _) = self { run.frames() } else { 0 }
     }
 }
 
@@ -140,6 +149,18 @@ pub struct Start {
     pub resumed: Option<(Option<u64>, bool)>,
 }
 
+/// What a client is told of its room's history when it comes.
+pub struct Past {
+    /// Where it begins.
+    pub start: Start,
+    /// How many own frames of its pair stand in the history.
+    pub own: u64,
+    /// How much the room keeps.
+    pub history: History,
+    /// Holds this node to following it.
+    pub following: Arc<Following>,
+}
+
 impl Node {
     /// How much a history keeps.
     #[must_use]
@@ -156,13 +177,13 @@ impl Node {
         &self,
         room: &RoomName,
         writer: Option<&Writer>,
-        pieces: &[Piece],
+        shares: &[Share],
         history: History,
     ) -> Result<Position, BrokerError> {
         if !self.leased() {
             return Err(BrokerError::Full);
         }
-        self.broker.contribute(&Topic::Room(room.clone()), writer, pieces, &Self::keep_of(history)).await
+        self.broker.contribute(&Topic::Room(room.clone()), writer, shares, &Self::keep_of(history)).await
     }
 
     /// Follows a room's history, if this node does not already.
@@ -191,63 +212,88 @@ impl Node {
     async fn follow(self: &Arc<Self>, stand: &Stand) {
         let topic = Topic::Room(stand.room.clone());
         let mut follower = loop {
-            match Follower::open(self, topic.clone(), None).await {
-                Ok(follower) => break follower,
+            let begun = async {
+                let place = self.newest_place(&topic).await?;
+                Ok::<_, Failure>((place, Follower::open(self, topic.clone(), Some(place.position)).await?))
+            };
+            match begun.await {
+                Ok((place, follower)) => {
+                    *stand.at.write() = Some(place);
+                    break follower;
+                }
                 Err(_) => sleep(RETRY).await,
             }
         };
-        // What its place weighs shows with the next entry; where there is none yet, all is to come.
-        *stand.at.write() = Some(Place { position: follower.position(), ..Place::default() });
-        let mut lost = None;
+        let mut hole = false;
         loop {
             stand.moved.send_replace(());
             match follower.next().await {
                 Followed::Piece(piece) => {
-                    let entry = (piece.position, piece.payload.clone());
-                    self.hand_out(stand, entry, lost.take());
+                    self.hand_out(stand, piece.position, piece.payload.clone(), std::mem::take(&mut hole));
                 }
-                Followed::Gap(gap) => lost = Some(gap.lost),
+                Followed::Gap(_) => hole = true,
                 Followed::Aside(..) => {}
             }
         }
     }
 
+    async fn newest_place(&self, topic: &Topic) -> Result<Place, BrokerError> {
+        let newest = self.broker.latest(topic, None, 1).await?;
+        let place = newest.into_iter().next().and_then(|Entry { position, payload, .. }| {
+            let (Tally { total, era, .. }, _) = Tally::split(payload)?;
+            Some(Place { position, total, era })
+        });
+        Ok(place.unwrap_or_default())
+    }
+
     /// Hands an entry to the members here. If entries before it are missing, they are told so first.
-    fn hand_out(&self, stand: &Stand, (position, payload): (Position, Bytes), lost: Option<Option<u64>>) {
+    fn hand_out(&self, stand: &Stand, position: Position, payload: Bytes, hole: bool) {
         let Some((tally, said)) = Tally::split(payload) else { return };
         let mut at = stand.at.write();
         let room = self.hub.room(&stand.room);
         let envelope = Envelope::read(&said);
-        if let (Some(room), Some(lost)) = (&room, lost) {
+        if let (true, Some(room), Some(before)) = (hole, &room, *at) {
+            let frames = if let Ok(Envelope::Ordered { run, .. }) = &envelope { run.frames() } else { 0 };
+            let from = Place { position, total: tally.total - frames, era: tally.era };
+            let lost = (before.era == from.era).then(|| from.total.saturating_sub(before.total));
             for pair in room.pairs() {
-                self.leave_mail(pair, ClientMail::Missed { room: stand.room.clone(), lost });
+                self.leave_mail(pair, ClientMail::Missed { room: stand.room.clone(), lost, from });
             }
         }
         match (room, envelope) {
             (Some(room), Ok(Envelope::Ordered { except, run })) => room.fan_out_but(&run, except),
+            (Some(room), Ok(Envelope::Mark { mark, .. })) => room.fan_out_mark(&Arc::new(mark)),
             (_, Ok(_)) => {}
             (_, Err(why)) => tracing::warn!(room = %stand.room, why, "an entry could not be read"),
         }
         *at = Some(Place { position, total: tally.total, era: tally.era });
     }
 
+    /// Reads a part of a room's history.
+    ///
+    /// # Errors
+    /// When the broker can't be reached.
+    pub async fn read_room(&self, room: &RoomName, after: Position, limit: usize) -> Result<Page, BrokerError> {
+        self.broker.read(&Topic::Room(room.clone()), after, limit).await
+    }
+
     /// Where a pipe of the pair begins in its room's history, and its base in the pair's facts.
     ///
     /// # Errors
     /// When the broker can't be reached.
-    pub(super) async fn begin_past(
-        &self,
+    pub async fn begin_past(
+        self: &Arc<Self>,
         (pair, epoch): (PairId, u64),
         facts: &mut Facts,
         history: History,
         wish: Wish,
-    ) -> Result<Start, Failure> {
+    ) -> Result<Past, Failure> {
+        // Followed before it is looked at: who begins at what was newest then need not wait for the node.
+        let following = self.follow_room(&facts.room);
         let topic = Topic::Room(facts.room.clone());
         let name = pair.to_string();
-        let (own, page) = tokio::try_join!(
-            self.broker.contributed(&topic, &name),
-            self.broker.latest(&topic, None, PAGE)
-        )?;
+        let (own, page) =
+            tokio::try_join!(self.broker.contributed(&topic, &name), self.broker.latest(&topic, None, PAGE))?;
         let before = facts.trace.take();
         let head = page.first().and_then(|entry| Some((entry.position, Tally::split(entry.payload.clone())?.0)));
         let standing =
@@ -269,7 +315,7 @@ impl Node {
             (lost, exact)
         });
         facts.trace = Some(Trace::begun(before, &facts.room, standing.era, start.anchor));
-        Ok(start)
+        Ok(Past { start, own, history, following })
     }
 
     /// Goes back from the head until `wanted` frames for the member lie behind; returns how many do.
@@ -293,7 +339,7 @@ impl Node {
                 let (frames, own) = match Said::read(&said, pair) {
                     Said::Frames(run, true) => (run.frames(), 0),
                     Said::Frames(run, false) => (0, run.frames()),
-                    Said::Nothing => (0, 0),
+                    Said::Mark(_) | Said::Unknown => (0, 0),
                 };
                 let skip = (found + frames).saturating_sub(wanted);
                 found += frames - skip;

@@ -86,6 +86,15 @@ impl Trace {
         Self { room: room.clone(), era, anchors, stop }
     }
 
+    /// The same trace, of a pipe that had been given so many frames when it began.
+    #[must_use]
+    pub fn from_count(mut self, count: u64) -> Self {
+        if let Some(base) = self.anchors.last_mut() {
+            base.count = count;
+        }
+        self
+    }
+
     /// Notes another place. One that is not sure needs no second one.
     pub fn add(&mut self, anchor: Anchor) {
         let unsure = |anchor: &Anchor| !anchor.sure;
@@ -99,6 +108,15 @@ impl Trace {
         {
             self.anchors.remove(oldest);
         }
+    }
+
+    /// Notes another place, in what may be another history by now.
+    pub fn go_on(&mut self, era: u32, anchor: Anchor) {
+        if self.era != era && self.era != 0 {
+            self.anchors.clear();
+        }
+        self.era = era;
+        self.add(anchor);
     }
 
     /// The own frames that a pair had sent when it was last noted.

@@ -141,6 +141,12 @@ impl Envelope {
         message(MARK, &Marked { from, mark })
     }
 
+    /// Begins what [`Envelope::ordered`] writes: runs are put behind it.
+    #[must_use]
+    pub fn ordered_head(except: Option<PairId>) -> BytesMut {
+        head(ORDERED, except.map_or(Uuid::nil(), PairId::uuid), 0)
+    }
+
     /// Writes mail.
     ///
     /// # Errors
@@ -183,11 +189,16 @@ impl Envelope {
     }
 }
 
-fn with_head(layout: u8, id: Uuid, run: &Run) -> Bytes {
-    let mut bytes = BytesMut::with_capacity(FRAMES_HEAD + run.len());
+fn head(layout: u8, id: Uuid, room: usize) -> BytesMut {
+    let mut bytes = BytesMut::with_capacity(FRAMES_HEAD + room);
     bytes.put_u8(VERSION);
     bytes.put_u8(layout);
     bytes.put_slice(id.as_bytes());
+    bytes
+}
+
+fn with_head(layout: u8, id: Uuid, run: &Run) -> Bytes {
+    let mut bytes = head(layout, id, run.len());
     bytes.put_slice(run.wire());
     bytes.freeze()
 }

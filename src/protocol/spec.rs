@@ -31,14 +31,24 @@ pub enum Order {
     Room,
 }
 
-/// How many frames a room keeps for those who come back.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+/// How many frames a room keeps for those who come back: the last of them that are not too old. With 0 it keeps none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct History {
     /// How many.
     pub messages: u64,
     /// For how long, in seconds.
     pub seconds: u64,
+}
+
+/// The most that a room keeps.
+const LONGEST_HISTORY: History = History { messages: 100_000, seconds: 24 * 3_600 };
+
+impl Default for History {
+    /// Enough for a reconnect of some minutes in a room that is not too busy.
+    fn default() -> Self {
+        Self { messages: 1_000, seconds: 300 }
+    }
 }
 
 /// What a room is to be. What is left out is as the node's settings say.
@@ -89,8 +99,9 @@ impl RoomSpec {
         if let Some(at) = twice {
             return wrong(format!("format: {} stands there twice", self.format[at]));
         }
-        if self.history.is_some_and(|history| history != History::default()) {
-            return wrong("history: this version keeps no frames: leave it out".into());
+        let History { messages, seconds } = LONGEST_HISTORY;
+        if self.history.is_some_and(|history| history.messages > messages || history.seconds > seconds) {
+            return wrong(format!("history: messages 0 to {messages}, seconds 0 to {seconds}"));
         }
         if self.max_message_bytes.is_some_and(|bytes| !(1..=largest).contains(&bytes)) {
             return wrong(format!("max_message_bytes: 1 to {largest}, which is what the node takes"));
@@ -113,6 +124,18 @@ impl RoomSpec {
             return wrong(format!("subprotocols: {name:?} is the gateway's own: list those of your clients"));
         }
         check_meta(&self.meta)
+    }
+
+    /// How much it keeps, if it keeps frames.
+    #[must_use]
+    pub fn keeps(&self) -> Option<History> {
+        self.history.filter(|history| history.messages > 0 && history.seconds > 0)
+    }
+
+    /// Whether all its frames come in one order. A room that keeps them has one.
+    #[must_use]
+    pub fn is_ordered(&self) -> bool {
+        self.order == Order::Room || self.keeps().is_some()
     }
 
     /// What a client with these offers is to speak; `spoken` is what the room speaks while it has members.
@@ -227,7 +250,7 @@ mod tests {
             (json!({"format": ["text", "text"]}), "format"),
             (json!({"publish": "some"}), "publish"),
             (json!({"order": 1}), "order"),
-            (json!({"history": {"messages": 5}}), "history"),
+            (json!({"history": {"messages": 5_000_000}}), "history"),
             (json!({"capacity": -1}), "capacity"),
             (json!({"max_message_bytes": 0}), "max_message_bytes"),
             (json!({"max_message_bytes": (1 << 20) + 1}), "max_message_bytes"),

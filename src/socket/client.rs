@@ -15,6 +15,7 @@ use tokio_util::sync::WaitForCancellationFutureOwned;
 use super::{
     Upgraded, farewell,
     heartbeat::{Beat, Heartbeat},
+    kept::{self, Kept},
     pace::Pace,
     pipe::{Inflow, LagWatch, Refusals, TOO_BIG},
     read::Reader,
@@ -50,6 +51,8 @@ pub(super) struct Client {
     pub(super) heart: Heartbeat,
     pub(super) pace: Pace,
     pub(super) inflow: Inflow,
+    /// In a room that keeps its frames.
+    pub(super) kept: Option<Box<Kept>>,
     pub(super) lag: LagWatch,
     pub(super) refusals: Refusals,
     /// Things to do with the registry, one after the other, beside everything else.
@@ -143,7 +146,7 @@ pub async fn serve_client(
     service: Service,
     upgrade: impl Future<Output = Option<Upgraded>>,
 ) {
-    let Opened { pair, fence, facts, outbox, room, ruling, mut mailbox } = opened.serve();
+    let Opened { pair, fence, facts, outbox, room, ruling, past, mut mailbox } = opened.serve();
     let Service { subprotocol, pass, ping } = service;
     let terms = Terms::new(&node.settings, &facts, ruling);
     let every = Duration::from_secs(ping.unwrap_or(terms.settings.ping));
@@ -152,6 +155,7 @@ pub async fn serve_client(
         heart: Heartbeat::new(every, node.settings.pong),
         pace: Pace::new(terms.settings.rate),
         inflow: Inflow::default(),
+        kept: None,
         lag: LagWatch::default(),
         refusals: Refusals::default(),
         jobs: VecDeque::new(),
@@ -177,6 +181,9 @@ pub async fn serve_client(
         "subprotocol": subprotocol,
     });
     client.story.raise(EventKind::ClientOpened, opened, None);
+    if let Some(past) = past {
+        client.begin_kept(past);
+    }
     // One that does not come to pass must not keep the pair, nor the mail that comes for it.
     match tokio::time::timeout(UPGRADE, upgrade).await.ok().flatten() {
         Some(upgraded) => {
@@ -217,6 +224,7 @@ impl Client {
             {
                 return ending;
             }
+            self.catch_up();
             self.set_alarm(alarm.as_mut());
             let turn = tokio::select! {
                 mail = mailbox.recv() => match mail.map(|mail| *mail) {
@@ -232,6 +240,10 @@ impl Client {
                         self.story.look_again();
                         None
                     }
+                    Some(ClientMail::Missed { room, lost, from }) => {
+                        self.missed(&room, lost, from);
+                        None
+                    }
                     // Without a mailbox: a newer socket took the place in the hub.
                     Some(ClientMail::Disowned) | None => Some(Ending::Disowned),
                 },
@@ -243,6 +255,10 @@ impl Client {
                         None
                     }
                 },
+                news = kept::news_of(&mut self.kept), if self.kept.as_deref().is_some_and(Kept::is_pending) => {
+                    self.heard_of_kept(news);
+                    None
+                }
                 done = next_job(&mut self.jobs), if !self.jobs.is_empty() => self.job_done(done),
                 incoming = reader.next(), if self.may_read() => self.hear(incoming, reader, writer),
                 writable = writer.writable(), if blocked => {
@@ -366,6 +382,7 @@ impl Client {
             };
         }
         let level = queue.map_or(level, Outbox::level);
+        self.stop_kept(level.taken_frames, clean).await;
         self.abandon_jobs().await;
         self.tell_refusals();
         self.node.exit(self.pair, self.fence, self.room.name()).await;

@@ -5,18 +5,21 @@ use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
 use serde_json::json;
+use tokio::time::Duration;
 
-use super::{client::Client, sending::Sending};
+use super::{client::Client, pipe::BEHIND, sending::Sending};
 use crate::{
     broker::{BrokerError, Page, Tally},
-    node::{Anchor, Following, Place, Said, Start, replay::Replay},
-    protocol::{EventKind, History, Position, Topic},
+    node::{Anchor, Following, Past, Place, Said, Start, Stop, replay::Replay},
+    protocol::{EventKind, Position, RoomName},
 };
 
 /// How many entries are read at a time for a client that catches up: a few MiB at most.
 const PAGE: usize = 16;
+/// How long what a client has sent may take to be kept when it is gone.
+const LAST_FRAMES: Duration = Duration::from_secs(5);
 /// How long between two attempts to read.
-const RETRY: std::time::Duration = std::time::Duration::from_millis(250);
+const RETRY: Duration = Duration::from_millis(250);
 
 /// What a client has to do with the history of its room.
 pub(super) struct Kept {
@@ -59,6 +62,17 @@ pub(super) enum News {
     Caught(Caught),
 }
 
+impl Catching {
+    /// It goes on behind a hole.
+    fn miss(&mut self, from: Place) {
+        let same = self.place.era == from.era || self.place.era == 0;
+        let lost = same.then(|| from.total.saturating_sub(self.place.total));
+        let (before, _) = self.resumed.unwrap_or((Some(0), true));
+        self.resumed = Some((before.zip(lost).map(|(before, lost)| before + lost), false));
+        self.skip = 0;
+    }
+}
+
 impl Kept {
     pub(super) fn new(following: Arc<Following>, sending: Sending, start: Start) -> Self {
         let Start { after, skip, head, anchor, era, resumed } = start;
@@ -73,6 +87,11 @@ impl Kept {
             step: None,
         };
         Self { following, sending, catching: Some(catching), anchor_due: None }
+    }
+
+    /// Whether the client is to be held back.
+    pub(super) fn is_full(&self) -> bool {
+        self.sending.is_full()
     }
 
     pub(super) fn is_pending(&self) -> bool {
@@ -110,7 +129,8 @@ pub(super) async fn news_of(kept: &mut Option<Box<Kept>>) -> News {
 
 impl Client {
     /// The room keeps its frames: from here on.
-    pub(super) fn begin_kept(&mut self, following: Arc<Following>, history: History, own: u64, start: Start) {
+    pub(super) fn begin_kept(&mut self, past: Past) {
+        let Past { start, own, history, following } = past;
         let sending = Sending::new(&self.node, self.pair, self.facts.room.clone(), history, own);
         self.kept = Some(Box::new(Kept::new(following, sending, start)));
     }
@@ -130,20 +150,20 @@ impl Client {
         let Some(Kept { catching: Some(Catching { step: None, .. }), .. }) = self.kept.as_deref() else { return };
         let level = self.outbox.level();
         if level.queued_bytes <= level.limit / 4 {
-            self.read_kept(std::time::Duration::ZERO);
+            self.read_kept(Duration::ZERO);
         }
     }
 
-    fn read_kept(&mut self, after: std::time::Duration) {
+    fn read_kept(&mut self, after: Duration) {
         let node = Arc::clone(&self.node);
-        let topic = Topic::Room(self.facts.room.clone());
+        let room = self.facts.room.clone();
         if let Some(Kept { catching: Some(catching), .. }) = self.kept.as_deref_mut() {
             let at = catching.replay.at();
             catching.step = Some(Box::pin(async move {
                 if !after.is_zero() {
                     tokio::time::sleep(after).await;
                 }
-                Caught::Page(node.read_room(&topic, at, PAGE).await)
+                Caught::Page(node.read_room(&room, at, PAGE).await)
             }));
         }
     }
@@ -151,24 +171,26 @@ impl Client {
     fn catch(&mut self, page: Page) {
         let Some(Kept { catching: Some(catching), .. }) = self.kept.as_deref_mut() else { return };
         let turn = catching.replay.page(page, PAGE);
-        if let Some(gap) = turn.gap {
-            // What went while it was on its way.
-            let (lost, _) = catching.resumed.unwrap_or((Some(0), true));
-            catching.resumed = Some((gap.lost.and(lost), false));
-            catching.skip = 0;
+        let mut hole = turn.gap.is_some();
+        if hole && turn.entries.is_empty() {
+            catching.resumed = Some((None, false));
         }
-        let mut more = None;
         for entry in turn.entries {
             let Some((tally, payload)) = Tally::split(entry.payload) else { continue };
-            match Said::read(&payload, self.pair) {
+            let said = Said::read(&payload, self.pair);
+            if std::mem::take(&mut hole) {
+                // What went while it was on its way.
+                let from = Place { position: entry.previous, total: tally.total - said.frames(), era: tally.era };
+                catching.miss(from);
+                let own = catching.own;
+                let anchor =
+                    Anchor { epoch: self.fence.epoch, count: self.outbox.tail(), total: from.total, own, sure: true };
+                if let Some(trace) = &mut self.facts.trace {
+                    trace.go_on(from.era, anchor);
+                }
+            }
+            match said {
                 Said::Frames(mut run, true) => {
-                    if more.is_none() && tally.total > catching.place.total + run.frames() && turn.gap.is_some() {
-                        // The first behind a gap says how many frames it was.
-                        let lost = tally.total - catching.place.total - run.frames();
-                        if let Some((Some(before), _)) = &mut catching.resumed {
-                            *before += lost;
-                        }
-                    }
                     drop(run.split_frames(std::mem::take(&mut catching.skip)));
                     if entry.position.offset <= catching.head.offset {
                         catching.replayed += run.frames();
@@ -176,9 +198,9 @@ impl Client {
                     self.outbox.push_kept(&run);
                 }
                 Said::Frames(run, false) => catching.own += run.frames(),
-                Said::Nothing => {}
+                Said::Mark(mark) => self.outbox.push_kept_mark(&mark),
+                Said::Unknown => {}
             }
-            more = Some(());
             catching.place = Place { position: entry.position, total: tally.total, era: tally.era };
         }
         self.writing = true;
@@ -209,20 +231,53 @@ impl Client {
             let data = json!({"epoch": self.fence.epoch, "replayed": replayed, "lost": lost, "exact": exact});
             self.story.raise(EventKind::ClientResumed, data, None);
         }
+    }
+
+    /// The socket ends: what its client has sent is kept before anybody hears of that, and where its pipe stopped is
+    /// noted. `clean` says whether the peer had all that was written to it.
+    pub(super) async fn stop_kept(&mut self, count: u64, clean: bool) {
+        let Some(mut kept) = self.kept.take() else { return };
+        if tokio::time::timeout(LAST_FRAMES, kept.sending.finish()).await.is_err() {
+            self.refuse_all(BEHIND, kept.sending.give_up());
+        }
         if let Some(trace) = &mut self.facts.trace {
-            trace.era = catching_era(trace.era, &kept.following);
+            trace.stop = Some(Stop { epoch: self.fence.epoch, count, clean });
+        }
+        self.save_facts();
+    }
+
+    /// The client leaves the room: what it has sent there is kept without it.
+    pub(super) fn leave_kept(&mut self) {
+        let Some(mut kept) = self.kept.take() else { return };
+        if !kept.sending.is_idle() {
+            let pair = self.pair;
+            self.node.spawn("last frames in a room", async move {
+                if tokio::time::timeout(LAST_FRAMES, kept.sending.finish()).await.is_err() {
+                    tracing::warn!(%pair, frames = kept.sending.give_up(), "frames were not kept: the broker is away");
+                }
+            });
         }
     }
 
     /// Frames that the node should have handed out are missing.
-    pub(super) fn missed(&mut self, room: &crate::protocol::RoomName, lost: Option<u64>) {
-        let catching = self.kept.as_deref().is_none_or(|kept| kept.catching.is_some());
-        if room != self.room.name() || catching {
+    pub(super) fn missed(&mut self, room: &RoomName, lost: Option<u64>, from: Place) {
+        let Some(Kept { catching: None, following, sending, .. }) = self.kept.as_deref() else { return };
+        if room != self.room.name() {
             return;
         }
         let data = json!({"epoch": self.fence.epoch, "replayed": 0, "lost": lost, "exact": false});
         self.story.raise(EventKind::ClientResumed, data, None);
-        self.anchor(true);
+        // What was given behind the hole goes up together with the room's count again.
+        let own = |place: Place| sending.own_at(place.position.offset);
+        let anchor = following.look(|place| {
+            let given = (place.total - from.total).saturating_sub(own(place) - own(from));
+            let count = self.outbox.tail().saturating_sub(given);
+            Anchor { epoch: self.fence.epoch, count, total: from.total, own: own(from), sure: true }
+        });
+        if let (Some(anchor), Some(trace)) = (anchor, &mut self.facts.trace) {
+            trace.go_on(from.era, anchor);
+            self.save_facts();
+        }
     }
 
     /// Notes where the pipe stands in the room's history: its count does not go up together with the room's any more
@@ -237,18 +292,15 @@ impl Client {
     fn set_anchor_if_due(&mut self) {
         let Some(kept) = self.kept.as_deref_mut() else { return };
         let Some(sure) = kept.anchor_due.filter(|_| !kept.sending.is_busy()) else { return };
-        let tail = || {
-            let level = self.outbox.level();
-            level.taken_frames + level.queued_frames
-        };
         let told = match &kept.catching {
-            Some(catching) => Some((tail(), catching.place, catching.own)),
-            None => kept.following.look(|place| (tail(), place, kept.sending.own_at(place.position.offset))),
+            Some(catching) => Some((self.outbox.tail(), catching.place, catching.own)),
+            None => {
+                kept.following.look(|place| (self.outbox.tail(), place, kept.sending.own_at(place.position.offset)))
+            }
         };
         kept.anchor_due = None;
         if let (Some((count, place, own)), Some(trace)) = (told, &mut self.facts.trace) {
-            trace.era = place.era;
-            trace.add(Anchor { epoch: self.fence.epoch, count, total: place.total, own, sure });
+            trace.go_on(place.era, Anchor { epoch: self.fence.epoch, count, total: place.total, own, sure });
             self.save_facts();
         }
     }

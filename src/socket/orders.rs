@@ -1,19 +1,22 @@
 //! What concerns commands in the actor of a client socket. Each is answered after its effect; an effect that siblings
 //! should hear of is answered after its event stands.
 
+use std::sync::Arc;
+
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::{
     client::{Client, Ending, JobDone},
+    kept::Kept,
     terms::sent_away,
     write::Writer,
 };
 use crate::{
-    node::{Entrant, Entry, Facts, ReplyTo, ended_because, may_not_publish, watching_after},
+    node::{Entrant, Entry, Facts, Node, Past, ReplyTo, Trace, Wish, ended_because, may_not_publish, watching_after},
     protocol::{
-        Cause, CloseCode, CloseParams, Closing, Command, Direction, EventKind, Failure, Fault, Format, MoveParams,
-        PauseParams, Payload, Rate, Reply, ResumeParams, Run, SetParams,
+        Cause, CloseCode, CloseParams, Closing, Command, Direction, EventKind, Failure, Fault, Fence, Format,
+        MoveParams, PairId, PauseParams, PausePolicy, Payload, Rate, Reply, ResumeParams, Run, SetParams,
     },
 };
 
@@ -22,9 +25,36 @@ const MOST_WAITING: usize = 64;
 
 /// The outcome of entering another room, for the cluster.
 pub(super) struct Entered {
-    entry: Result<Entry, Failure>,
+    entry: Result<Moving, Failure>,
     cause: Cause,
     reply: ReplyTo,
+}
+
+/// A room that was entered, for the cluster; and where its history begins for this client, if it has one.
+struct Moving {
+    entry: Entry,
+    past: Option<(Past, Option<Trace>)>,
+}
+
+async fn begin_there(
+    node: &Arc<Node>,
+    (pair, fence): (PairId, Fence),
+    entry: Entry,
+    facts: &Facts,
+) -> Result<Moving, Failure> {
+    let Some(history) = entry.ruling.spec.keeps() else { return Ok(Moving { entry, past: None }) };
+    let mut there = Facts { room: entry.room.clone(), trace: None, ..facts.clone() };
+    match node.begin_past((pair, fence.epoch), &mut there, history, Wish::default()).await {
+        Ok(past) => Ok(Moving { entry, past: Some((past, there.trace)) }),
+        Err(failure) => {
+            if entry.room == facts.room {
+                node.lose_interest(&entry.room).await;
+            } else {
+                node.exit(pair, fence, &entry.room).await;
+            }
+            Err(failure)
+        }
+    }
 }
 
 impl Client {
@@ -42,7 +72,7 @@ impl Client {
         }
         let outcome = match command {
             Command::PairGet => Ok(self.state()),
-            Command::Send(payload) => self.send(&payload),
+            Command::Send(payload) => return self.send(&payload, reply),
             Command::Push(payload) => self.push(&payload),
             Command::Move(params) => return self.begin_move(params, cause, reply),
             Command::Pause(params) => return self.pause(params, cause, reply),
@@ -113,19 +143,29 @@ impl Client {
         Ok(Run::of(payload.kind, &payload.bytes))
     }
 
-    fn send(&mut self, payload: &Payload) -> Result<Value, Failure> {
+    fn send(&mut self, payload: &Payload, reply: ReplyTo) -> Option<Ending> {
+        match self.may_send_now(payload) {
+            Ok(run) => self.publish_and_reply(&run, Some(reply)),
+            Err(failure) => self.node.reply(reply, Reply::Failed(failure)),
+        }
+        None
+    }
+
+    fn may_send_now(&mut self, payload: &Payload) -> Result<Run, Failure> {
         if !self.terms.may_publish {
             return Err(may_not_publish());
         }
         let run = self.encode(payload)?;
+        if self.kept.as_deref().is_some_and(Kept::is_full) {
+            return Err(Failure::new(Fault::RateLimited, "frames wait for the broker: wait for replies"));
+        }
         if self.pace.limited() {
             if self.pace.wait().is_some() {
                 return Err(Failure::new(Fault::RateLimited, "the client has used up its rate: wait"));
             }
             self.pace.spend(1, payload.bytes.len() as u64);
         }
-        self.publish(&run);
-        Ok(json!({"seq": self.inflow.published}))
+        Ok(run)
     }
 
     fn push(&mut self, payload: &Payload) -> Result<Value, Failure> {
@@ -134,7 +174,10 @@ impl Client {
             return Err(Failure::new(Fault::RateLimited, "the client's queue is full: wait for client.caught_up"));
         }
         self.writing = true;
-        Ok(json!({"position": self.outbox.push_through(&run)}))
+        let position = self.outbox.push_through(&run);
+        // It is none of the room's.
+        self.anchor(true);
+        Ok(json!({"position": position}))
     }
 
     fn begin_move(&mut self, params: MoveParams, cause: Cause, reply: ReplyTo) -> Option<Ending> {
@@ -148,6 +191,10 @@ impl Client {
             let entrant = Entrant { authority: &facts.authority, offers: &offers };
             let entry = match node.room(&room).await {
                 Ok(state) => node.enter((pair, fence), &room, &entrant, state.ruling).await,
+                Err(failure) => Err(failure),
+            };
+            let entry = match entry {
+                Ok(entry) => begin_there(&node, (pair, fence), entry, &facts).await,
                 Err(failure) => Err(failure),
             };
             JobDone::Entered(Entered { entry, cause, reply })
@@ -178,8 +225,8 @@ impl Client {
                 return None;
             }
         };
-        let entry = match entry {
-            Ok(entry) => entry,
+        let Moving { entry, past } = match entry {
+            Ok(moving) => moving,
             Err(failure) => {
                 self.node.reply(reply, Reply::Failed(failure));
                 return None;
@@ -188,9 +235,16 @@ impl Client {
         let from = self.room.name().clone();
         self.node.hub.exit(&self.room, &self.outbox);
         let position = self.outbox.position();
+        self.leave_kept();
+        self.outbox.set_deaf(past.is_some());
         self.room = self.node.take_seat(self.pair, &entry, &self.outbox);
         let room = entry.room;
         (self.facts.room, self.facts.format) = (room.clone(), entry.format);
+        self.facts.trace = None;
+        if let Some((past, trace)) = past {
+            self.facts.trace = trace.map(|trace| trace.from_count(position));
+            self.begin_kept(past);
+        }
         self.live_under(entry.ruling);
         // A move to where it is already added one member too many to this node's count of listeners, not to the room.
         self.save_facts();
@@ -217,6 +271,9 @@ impl Client {
             self.writing = true;
             self.outbox.pause(policy)
         });
+        if outward.is_some() && policy == PausePolicy::Drop {
+            self.anchor(false);
+        }
         let result = positions(inward, outward);
         let mut data = result.clone();
         (data["direction"], data["policy"]) = (json!(direction), json!(policy));
@@ -242,6 +299,9 @@ impl Client {
             buffered += resumed.waited;
             dropped += resumed.dropped;
             self.writing = true;
+            if resumed.dropped > 0 {
+                self.anchor(true);
+            }
             resumed.position
         });
         let mut result = positions(inward, outward);
@@ -296,7 +356,7 @@ impl Client {
     }
 
     /// Has the changed facts written. Changes that come while that is under way are written together after it.
-    fn save_facts(&mut self) {
+    pub(super) fn save_facts(&mut self) {
         if std::mem::replace(&mut self.saving, true) {
             self.unsaved = true;
             return;
@@ -345,8 +405,10 @@ impl Client {
         while let Some(job) = self.jobs.pop_front() {
             if let JobDone::Entered(Entered { entry, reply, .. }) = job.await {
                 match entry {
-                    Ok(Entry { room, .. }) if room == *self.room.name() => self.node.lose_interest(&room).await,
-                    Ok(Entry { room, .. }) => self.node.exit(self.pair, self.fence, &room).await,
+                    Ok(Moving { entry, .. }) if entry.room == *self.room.name() => {
+                        self.node.lose_interest(&entry.room).await;
+                    }
+                    Ok(Moving { entry, .. }) => self.node.exit(self.pair, self.fence, &entry.room).await,
                     Err(_) => {}
                 }
                 self.node.reply(reply, Reply::NotHere);

@@ -7,12 +7,14 @@ use tokio::time::{Duration, Instant};
 
 use super::{
     client::{Client, Ending},
+    kept::Kept,
     read::{Incoming, Reader},
     write::Writer,
 };
 use crate::{
     hub::Dropped,
-    protocol::{CloseCode, EventKind, FrameKind, PausePolicy, Run, RunBuilder, Violations},
+    node::ReplyTo,
+    protocol::{CloseCode, EventKind, FrameKind, PausePolicy, Reply, Run, RunBuilder, Violations},
 };
 
 /// Frames that arrive together travel together, up to this many bytes.
@@ -23,7 +25,7 @@ const QUIET: Duration = Duration::from_secs(1);
 const WRONG_KIND: &str = "a frame of the wrong kind";
 pub(super) const TOO_BIG: &str = "a frame over the limit";
 const NOT_GRANTED: &str = "not everyone may publish in this room";
-const BEHIND: &str = "the broker did not take a frame, and the room has one order for all";
+pub(super) const BEHIND: &str = "the broker did not take a frame, and the room has one order for all";
 
 /// Frames from the client.
 #[derive(Default)]
@@ -65,6 +67,8 @@ impl Inflow {
 pub(super) struct LagWatch {
     /// Whether a lag was told, and its end was not.
     told: bool,
+    /// How many frames were dropped when that was last looked at.
+    dropped: u64,
     /// What had been dropped up to the last time that was told.
     accounted: Dropped,
     /// A lag that begins before this is told then.
@@ -97,7 +101,8 @@ impl Client {
     pub(super) fn may_read(&self) -> bool {
         let full = self.inflow.waiting_bytes >= self.terms.settings.queue_bytes;
         let held = self.inflow.paused == Some(PausePolicy::Hold);
-        !held && !full && (!self.pace.limited() || self.pace.wait().is_none())
+        let behind = self.kept.as_deref().is_some_and(Kept::is_full);
+        !held && !full && !behind && (!self.pace.limited() || self.pace.wait().is_none())
     }
 
     /// Hears what the client says, and what has arrived with it. Flow 1 begins: its frames go to the room as one run.
@@ -178,11 +183,24 @@ impl Client {
 
     /// Publishes to the room as this client.
     pub(super) fn publish(&mut self, run: &Run) {
+        self.publish_and_reply(run, None);
+    }
+
+    /// The same; who waits for it is told when it has been: in a room that keeps its frames, when they are kept.
+    pub(super) fn publish_and_reply(&mut self, run: &Run, reply: Option<ReplyTo>) {
         self.inflow.published += run.frames();
         self.sent_much = run.len() >= BATCH;
+        let outcome = Reply::Done(json!({"seq": self.inflow.published}));
+        let reply = reply.map(|reply| (reply, outcome));
+        if let Some(kept) = self.kept.as_deref_mut() {
+            return kept.sending.push(run, self.terms.ruling.spec.echo, reply);
+        }
         let sender = Some((self.pair, &self.outbox));
         if !self.node.publish(&self.room, &self.terms.ruling.spec, run, sender) {
             self.refuse_all(BEHIND, run.frames());
+        }
+        if let Some((to, outcome)) = reply {
+            self.node.reply(to, outcome);
         }
     }
 
@@ -191,7 +209,10 @@ impl Client {
         self.refuse_all(reason, 1);
     }
 
-    fn refuse_all(&mut self, reason: &'static str, frames: u64) {
+    pub(super) fn refuse_all(&mut self, reason: &'static str, frames: u64) {
+        if frames == 0 {
+            return;
+        }
         if self.refusals.frames > 0 && self.refusals.reason != reason {
             self.tell_refusals();
         }
@@ -230,8 +251,15 @@ impl Client {
         if level.overflowed {
             return Some(Ending::gateway(CloseCode::TooSlow));
         }
+        if level.dropped.frames != self.lag.dropped {
+            self.lag.dropped = level.dropped.frames;
+            self.anchor(false);
+        }
         if !level.lagging && std::mem::take(&mut self.lag.told) {
             let before = std::mem::replace(&mut self.lag.accounted, level.dropped);
+            if before != level.dropped {
+                self.anchor(true);
+            }
             self.lag.quiet_until = Some(now + QUIET);
             let data = json!({"dropped": level.dropped.since(before), "queued_bytes": level.queued_bytes});
             self.story.raise(EventKind::ClientCaughtUp, data, None);

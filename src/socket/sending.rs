@@ -7,13 +7,13 @@ use futures_util::future::BoxFuture;
 use tokio::time::{Duration, sleep};
 
 use crate::{
-    broker::{BrokerError, Piece, Writer},
+    broker::{BrokerError, Share, Writer},
     node::{Node, ReplyTo},
     protocol::{Envelope, History, PairId, Position, Reply, RoomName, Run},
 };
 
-/// How much one append carries, in pieces and bytes; what comes meanwhile waits for the next.
-const PIECES: usize = 16;
+/// How much one append carries, in shares and bytes; what comes meanwhile waits for the next.
+const SHARES: usize = 16;
 const BATCH: usize = 256 << 10;
 /// With this many bytes waiting its client is not read: TCP holds it back.
 const FULL: usize = 1 << 20;
@@ -22,7 +22,7 @@ const PLACES: usize = 32;
 /// How long between two attempts.
 const RETRY: Duration = Duration::from_millis(250);
 
-/// What waits to be appended, as one piece.
+/// What waits to be appended, as one share.
 struct Waiting {
     bytes: BytesMut,
     frames: u64,
@@ -36,7 +36,7 @@ struct Waiting {
 /// What is being appended, in one contribution.
 struct Batch {
     writer: Writer,
-    pieces: Vec<Piece>,
+    shares: Vec<Share>,
     frames: u64,
     bytes: usize,
     replies: Vec<(ReplyTo, Reply)>,
@@ -160,29 +160,28 @@ impl Sending {
 
     fn next_batch(&mut self) -> Option<Batch> {
         let writer = Writer { name: self.pair.to_string(), batch: rand::random(), total: self.own };
-        let mut batch = Batch { writer, pieces: Vec::new(), frames: 0, bytes: 0, replies: Vec::new() };
-        while batch.pieces.len() < PIECES
-            && let Some(next) = self.waiting.pop_front_if(|next| {
-                batch.pieces.is_empty() || batch.bytes + next.bytes.len() <= BATCH
-            })
+        let mut batch = Batch { writer, shares: Vec::new(), frames: 0, bytes: 0, replies: Vec::new() };
+        while batch.shares.len() < SHARES
+            && let Some(next) =
+                self.waiting.pop_front_if(|next| batch.shares.is_empty() || batch.bytes + next.bytes.len() <= BATCH)
         {
             batch.writer.total += next.own;
             batch.frames += next.frames;
             batch.bytes += next.bytes.len();
             batch.replies.extend(next.reply);
-            batch.pieces.push(Piece { weight: next.frames, payload: next.bytes.freeze() });
+            batch.shares.push(Share { weight: next.frames, payload: next.bytes.freeze() });
         }
-        (!batch.pieces.is_empty()).then_some(batch)
+        (!batch.shares.is_empty()).then_some(batch)
     }
 
     fn attempt(&self, batch: &Batch, after: Duration) -> BoxFuture<'static, Result<Position, BrokerError>> {
-        let (writer, pieces) = (batch.writer.clone(), batch.pieces.clone());
+        let (writer, shares) = (batch.writer.clone(), batch.shares.clone());
         let (node, room, history) = (Arc::clone(&self.node), self.room.clone(), self.history);
         Box::pin(async move {
             if !after.is_zero() {
                 sleep(after).await;
             }
-            node.contribute(&room, Some(&writer), &pieces, history).await
+            node.contribute(&room, Some(&writer), &shares, history).await
         })
     }
 

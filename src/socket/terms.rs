@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     node::{Facts, NodeSettings, RoomState, Ruling},
-    protocol::{Cause, CloseCode, Closing, EventKind, LeaveParams, Order, RoomName, Settings, Violations},
+    protocol::{Cause, CloseCode, Closing, EventKind, LeaveParams, RoomName, RoomSpec, Settings, Violations},
 };
 
 /// What holds for one pipe.
@@ -90,7 +90,7 @@ impl Client {
         } else if speaks != self.facts.format {
             let code = if speaks.suits(&self.facts.offers) { CloseCode::Switched } else { CloseCode::NoCommonFormat };
             Some(Closing::because(code, &format!("the room speaks {speaks} now")))
-        } else if self.terms.ruling.spec.order == Order::Room && ruling.spec.order == Order::Sender {
+        } else if travels_otherwise(&self.terms.ruling.spec, &ruling.spec) {
             // Frames on their way through the broker would be overtaken by those that do not take it.
             Some(Closing::because(CloseCode::Switched, "the room has another order now"))
         } else {
@@ -98,6 +98,9 @@ impl Client {
         };
         let data = json!({"specification": told, "fits": closing.is_none()});
         self.story.raise(EventKind::RoomChanged, data, cause.clone());
+        if let (Some(kept), Some(history)) = (self.kept.as_deref_mut(), ruling.spec.keeps()) {
+            kept.sending.keep(history);
+        }
         self.live_under(ruling);
         closing.map(|closing| by_the_room(closing, cause))
     }
@@ -111,6 +114,11 @@ impl Client {
         let reason = if reason.is_empty() { CloseCode::RoomClosed.phrase() } else { reason };
         Some(by_the_room(Closing::because(CloseCode::RoomClosed, reason), cause))
     }
+}
+
+/// Whether frames go another way from now on, on which they could overtake others.
+fn travels_otherwise(before: &RoomSpec, now: &RoomSpec) -> bool {
+    before.keeps().is_some() != now.keeps().is_some() || before.is_ordered() && !now.is_ordered()
 }
 
 /// How a client is closed that its room's owner sends away.

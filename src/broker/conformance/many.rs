@@ -6,12 +6,12 @@ use futures_util::future::join_all;
 
 use super::{ALL, Nodes, UP, all_of, next_entry, number, room, subscribe_all, until};
 use crate::{
-    broker::{Broker, Entry, Keep, Piece, Tally, Writer},
+    broker::{Broker, Entry, Keep, Share, Tally, Writer},
     protocol::{Position, Topic},
 };
 
-fn pieces(weights: impl IntoIterator<Item = u64>) -> Vec<Piece> {
-    weights.into_iter().map(|weight| Piece { weight, payload: number(weight) }).collect()
+fn shares(weights: impl IntoIterator<Item = u64>) -> Vec<Share> {
+    weights.into_iter().map(|weight| Share { weight, payload: number(weight) }).collect()
 }
 
 fn writer(name: &str, total: u64) -> Writer {
@@ -19,7 +19,7 @@ fn writer(name: &str, total: u64) -> Writer {
 }
 
 async fn add(broker: &dyn Broker, topic: &Topic, weights: impl IntoIterator<Item = u64>, keep: &Keep) -> Position {
-    broker.contribute(topic, None, &pieces(weights), keep).await.expect(UP)
+    broker.contribute(topic, None, &shares(weights), keep).await.expect(UP)
 }
 
 /// Each entry's tally and what was contributed, from the first to the last.
@@ -49,7 +49,7 @@ pub async fn contributions_make_one_chain(nodes: &mut Nodes) {
         for round in 0..rounds {
             let writer = writer(&format!("writer {n}"), round + 1);
             let weights = [round % 3, 5, n as u64];
-            let last = nodes[n % 3].broker.contribute(&topic, Some(&writer), &pieces(weights), &ALL).await.expect(UP);
+            let last = nodes[n % 3].broker.contribute(&topic, Some(&writer), &shares(weights), &ALL).await.expect(UP);
             assert_eq!(last.nonce, writer.batch.wrapping_add(2));
         }
     };
@@ -73,7 +73,7 @@ pub async fn a_contribution_is_added_once(nodes: &mut Nodes) {
     let [a, b, c] = nodes;
     let topic = room("once");
     c.broker.subscribe(&topic).await.expect(UP);
-    let (ours, what) = (Writer { batch: u64::MAX, ..writer("ours", 7) }, pieces([1, 2]));
+    let (ours, what) = (Writer { batch: u64::MAX, ..writer("ours", 7) }, shares([1, 2]));
     let first = a.broker.contribute(&topic, Some(&ours), &what, &ALL).await.expect(UP);
     assert_eq!(first.nonce, 0, "nonces go round");
     for _ in 0..10 {

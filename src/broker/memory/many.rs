@@ -6,17 +6,17 @@ use tokio::time::Instant;
 
 use super::store::{Contributed, History, Store, Timed, TopicOrder};
 use crate::{
-    broker::{Entry, Keep, LEFT_ALONE, Piece, Tally, Writer},
+    broker::{Entry, Keep, LEFT_ALONE, Share, Tally, Writer},
     protocol::{Position, Topic},
 };
 
 impl Store {
-    /// Adds pieces, unless they were added before; the last one's position, and what was added.
+    /// Adds shares, unless they were added before; the last one's position, and what was added.
     pub(super) fn contribute(
         &mut self,
         topic: &Topic,
         writer: Option<&Writer>,
-        pieces: &[Piece],
+        shares: &[Share],
         keep: &Keep,
     ) -> (Position, Vec<Entry>) {
         self.expire(2);
@@ -42,12 +42,12 @@ impl Store {
             |(last, _)| Tally { at, ..last },
         );
         let batch = writer.map_or_else(rand::random, |writer| writer.batch);
-        let mut added = Vec::with_capacity(pieces.len());
-        for (nonce, piece) in (0..).map(|at| batch.wrapping_add(at)).zip(pieces) {
+        let mut added = Vec::with_capacity(shares.len());
+        for (nonce, share) in (0..).map(|at| batch.wrapping_add(at)).zip(shares) {
             offset += 1;
-            tally.total += piece.weight;
+            tally.total += share.weight;
             let position = Position { offset, nonce };
-            let entry = Entry { position, previous, payload: tally.join(&piece.payload) };
+            let entry = Entry { position, previous, payload: tally.join(&share.payload) };
             previous = position;
             history.entries.push_back((now, entry.clone()));
             added.push(entry);

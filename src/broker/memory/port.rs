@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 
 use super::{Medium, outlet::Outlet, store::Store};
 use crate::{
-    broker::{Appended, Broker, BrokerError, Delivery, Draft, Entry, Keep, Page, Piece, Under, Writer},
+    broker::{Appended, Broker, BrokerError, Delivery, Draft, Entry, Keep, Page, Share, Under, Writer},
     protocol::{Position, Topic},
 };
 
@@ -110,11 +110,11 @@ impl Broker for Port {
         &self,
         topic: &Topic,
         writer: Option<&Writer>,
-        pieces: &[Piece],
+        shares: &[Share],
         keep: &Keep,
     ) -> Result<Position, BrokerError> {
         let mut store = self.medium.store.lock();
-        let (last, added) = store.contribute(topic, writer, pieces, keep);
+        let (last, added) = store.contribute(topic, writer, shares, keep);
         for entry in added {
             self.medium.fan_out(topic, || Delivery::Entry(topic.clone(), entry.clone()));
         }

@@ -57,7 +57,7 @@ use self::{
     script::unavailable,
     standing::Standing,
 };
-use super::{Appended, Broker, BrokerError, Draft, Entry, Keep, LEFT_ALONE, Link, Page, Piece, Under, Writer};
+use super::{Appended, Broker, BrokerError, Draft, Entry, Keep, LEFT_ALONE, Link, Page, Share, Under, Writer};
 use crate::protocol::{NodeId, Position, Topic};
 
 /// How many deliveries wait for the node before the reader does.
@@ -180,7 +180,7 @@ impl Broker for Redis {
         &self,
         topic: &Topic,
         writer: Option<&Writer>,
-        pieces: &[Piece],
+        shares: &[Share],
         keep: &Keep,
     ) -> Result<Position, BrokerError> {
         let mut keys = vec![self.keys.log(topic)];
@@ -195,7 +195,7 @@ impl Broker for Redis {
             batch.to_string().into(),
             total.to_string().into(),
         ];
-        for (at, Piece { weight, payload }) in (0..).zip(pieces) {
+        for (at, Share { weight, payload }) in (0..).zip(shares) {
             args.extend([
                 batch.wrapping_add(at).to_string().into(),
                 weight.to_string().into(),

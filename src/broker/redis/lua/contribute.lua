@@ -1,6 +1,6 @@
--- Pieces of one writer are added to a history that many write, and delivered live. KEYS: history, writer (or nothing).
+-- Shares of one writer are added to a history that many write, and delivered live. KEYS: history, writer (or nothing).
 -- ARGV: channel, the most weight, age (ms), how long history and writer live (ms), the era of a history that begins,
--- the writer's batch and total; then nonce, weight and payload of each piece.
+-- the writer's batch and total; then nonce, weight and payload of each share.
 -- Replies: the last one's id.
 -- Before each payload stands the tally: total, era, the server's time. A history that begins counts from the time in
 -- microseconds on: so its places come after those of one that was there before, in which somebody may still stand.
