@@ -4,7 +4,9 @@ mod support;
 
 use rstest::rstest;
 use serde_json::{Value, json};
-use support::{Agent, ClientSocket, Cluster, Gateway, Kind, Pair, Settings, Sibling, eventually, of_room, specify};
+use support::{
+    ADMIN_KEY, Agent, ClientSocket, Cluster, Gateway, Kind, Pair, Settings, Sibling, eventually, of_room, specify,
+};
 
 /// Sends the numbers from `from` to `to`, without it.
 async fn count(pipe: &mut ClientSocket, from: usize, to: usize) {
