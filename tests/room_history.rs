@@ -41,6 +41,8 @@ async fn who_comes_back_goes_on(#[case] kind: Kind) {
     specify(a, "story", json!({"format": "text", "history": {"messages": 1_000, "seconds": 60}})).await;
     let mut speaker = Agent::enter(a, b, json!({"room": "story"})).await;
     let mut listener = Agent::enter(b, c, json!({"room": "story"})).await;
+    // What it has is kept.
+    let mut witness = Agent::enter(c, a, json!({"room": "story"})).await;
     count(&mut speaker.pipe, 0, 100).await;
     listener.pipe.until_received(100).await;
 
@@ -48,6 +50,7 @@ async fn who_comes_back_goes_on(#[case] kind: Kind) {
     let Agent { pair, pipe, mut sibling } = listener;
     pipe.vanish().await;
     count(&mut speaker.pipe, 100, 200).await;
+    witness.pipe.until_received(200).await;
     let mut pipe = reopen(c, &pair, "received=40").await;
     pipe.until_received(160).await;
     assert_eq!(resumed(&mut sibling, 2).await, json!({"epoch": 2, "replayed": 160, "lost": 0, "exact": true}));
@@ -58,11 +61,13 @@ async fn who_comes_back_goes_on(#[case] kind: Kind) {
     // It says goodbye: nothing need be said to go on.
     pipe.close(1000, "").await;
     count(&mut speaker.pipe, 250, 260).await;
+    witness.pipe.until_received(260).await;
     let mut pipe = reopen(a, &pair, "").await;
     pipe.until_received(10).await;
     assert_eq!(resumed(&mut sibling, 3).await, json!({"epoch": 3, "replayed": 10, "lost": 0, "exact": true}));
     // Another takes its place meanwhile, which is another way of coming back.
     count(&mut speaker.pipe, 260, 270).await;
+    witness.pipe.until_received(270).await;
     pipe.until_received(20).await;
     let mut next = reopen(b, &pair, "received=15").await;
     next.until_received(5).await;

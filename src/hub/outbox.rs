@@ -98,6 +98,12 @@ impl Outbox {
         self.with(|queue| queue.deaf = deaf);
     }
 
+    /// It is the next socket's from now on: what is queued stays, and is counted anew. Returns how many frames that is,
+    /// and how many were dropped before.
+    pub fn begin_anew(&self) -> (u64, u64) {
+        self.with(Queue::begin_anew).0
+    }
+
     /// Queues what the room has kept, for one that does not hear what the room says.
     pub fn push_kept(&self, run: &Run) {
         self.with(|queue| queue.push_kept(run.clone()));

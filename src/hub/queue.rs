@@ -152,6 +152,10 @@ impl Queue {
         if self.paused == Some(PausePolicy::Drop) {
             return self.level.dropped_in_pauses.add(run);
         }
+        // Nothing behind what was lost: whoever is closed for it has all that was before.
+        if self.level.overflowed {
+            return self.level.dropped.add(run);
+        }
         let room = self.level.limit.saturating_sub(self.level.queued_bytes);
         // One run may be larger than the bound: an empty queue takes it, or it could never be delivered.
         let empty = self.level.has_no_frames();
@@ -293,6 +297,15 @@ impl Queue {
     pub(super) fn wrote(&mut self, bytes: usize) {
         self.level.queued_bytes -= bytes;
         self.settle();
+    }
+
+    /// It is another socket's from now on: what is queued stays, and is counted anew. Returns how many frames that is,
+    /// and how many were dropped.
+    pub(super) fn begin_anew(&mut self) -> (u64, u64) {
+        let Level { queued_frames, queued_bytes, mark_bytes, limit, dropped, dropped_in_pauses, .. } = self.level;
+        self.level = Level { queued_frames, queued_bytes, mark_bytes, limit, ..Level::default() };
+        self.settle();
+        (queued_frames, dropped.frames + dropped_in_pauses.frames)
     }
 
     /// What is queued now can't be dropped any more; returns the position behind it.

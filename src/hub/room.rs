@@ -26,17 +26,8 @@ impl Room {
         &self.name
     }
 
-    /// Hands a run to every member but the one with `sender`'s outbox: a reference count and a short lock each.
-    pub fn fan_out(&self, run: &Run, sender: Option<&Arc<Outbox>>) {
-        for (_, outbox) in self.members.read().iter() {
-            if sender.is_none_or(|sender| !Arc::ptr_eq(sender, outbox)) {
-                outbox.push(run);
-            }
-        }
-    }
-
-    /// The same for runs that have gone through the broker: the sender is known by its pair.
-    pub fn fan_out_but(&self, run: &Run, except: Option<PairId>) {
+    /// Hands a run to every member but one, its sender: a reference count and a short lock each.
+    pub fn fan_out(&self, run: &Run, except: Option<PairId>) {
         for (pair, outbox) in self.members.read().iter() {
             if except != Some(*pair) {
                 outbox.push(run);
@@ -68,6 +59,13 @@ impl Room {
         self.members.write().push((pair, Arc::clone(outbox)));
     }
 
+    /// Puts another outbox in the place of a member's: what comes now goes there, and nothing is lost or doubled between.
+    pub fn replace(&self, before: &Arc<Outbox>, outbox: &Arc<Outbox>) {
+        if let Some(member) = self.members.write().iter_mut().find(|(_, member)| Arc::ptr_eq(member, before)) {
+            member.1 = Arc::clone(outbox);
+        }
+    }
+
     /// Removes a member; true when none is left.
     pub(super) fn remove(&self, outbox: &Arc<Outbox>) -> bool {
         let mut members = self.members.write();
@@ -93,15 +91,20 @@ mod tests {
         let outboxes: Vec<_> = (0..3).map(|_| Arc::new(Outbox::new(1_000, Slow::Close))).collect();
         let rooms: Vec<_> = outboxes.iter().map(|o| hub.enter(&name, PairId::fresh(), o)).collect();
         let queued = || outboxes.iter().map(|o| o.level().queued_frames).collect::<Vec<_>>();
-        rooms[0].fan_out(&Run::of(FrameKind::Text, b"x"), Some(&outboxes[0]));
+        let pair = |outbox: &Arc<Outbox>| {
+            let members = rooms[0].members.read();
+            members.iter().find(|(_, member)| Arc::ptr_eq(member, outbox)).map(|(pair, _)| *pair)
+        };
+        rooms[0].fan_out(&Run::of(FrameKind::Text, b"x"), pair(&outboxes[0]));
         assert_eq!(queued(), [0, 1, 1]);
         hub.exit(&rooms[1], &outboxes[1]);
         rooms[0].fan_out(&Run::of(FrameKind::Text, b"y"), None);
         assert_eq!(queued(), [1, 1, 2]);
-        let pairs = rooms[0].pairs();
-        rooms[0].fan_out_but(&Run::of(FrameKind::Text, b"z"), Some(pairs[0]));
-        assert_eq!(queued().iter().sum::<u64>(), 5, "one of the two that are left");
-        hub.exit(&rooms[0], &outboxes[0]);
+        let another = Arc::new(Outbox::new(1_000, Slow::Close));
+        rooms[0].replace(&outboxes[0], &another);
+        rooms[0].fan_out(&Run::of(FrameKind::Text, b"z"), pair(&outboxes[2]));
+        assert_eq!((queued(), another.level().queued_frames), (vec![1, 1, 2], 1));
+        hub.exit(&rooms[0], &another);
         hub.exit(&rooms[2], &outboxes[2]);
         assert!(hub.room(&name).is_none(), "an empty room is forgotten");
     }

@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 use super::Trace;
 use crate::{
     broker::Record,
-    protocol::{Authority, Chosen, Failure, Fault, Format, RoomName, Watching},
+    protocol::{Authority, Chosen, Failure, Fault, Format, NodeId, RoomName, Watching},
 };
 
 /// What every node must know of a pair.
@@ -33,6 +33,9 @@ pub struct Facts {
     /// Where its pipe stood in what its room keeps.
     #[serde(default)]
     pub trace: Option<Trace>,
+    /// The node that keeps frames for it until its pipe has a new socket.
+    #[serde(default)]
+    pub parked: Option<NodeId>,
     /// On whose behalf it was made, and how far that goes.
     #[serde(default = "Authority::anonymous")]
     pub authority: Authority,

@@ -10,7 +10,7 @@ use super::{ClientMail, Node, ReplyTo, ask::busy, asked::Heard as Known, follow:
 use crate::{
     broker::{Deliveries, Delivery, Entry},
     hub::Heard,
-    protocol::{Envelope, EventKind, Mail, NodeId, Reply, RoomName, Topic},
+    protocol::{Command, Envelope, EventKind, Mail, NodeId, Reply, RoomName, Topic},
 };
 
 /// How the broker does, from the two sides that this node sees of it.
@@ -61,7 +61,7 @@ impl Node {
             }
             Ok(Envelope::Ordered { except, run }) => {
                 if let Some(room) = self.hub.room(room) {
-                    room.fan_out_but(&run, except);
+                    room.fan_out(&run, except);
                 }
             }
             Ok(Envelope::Notice(notice)) => self.noticed(room, notice),
@@ -79,7 +79,10 @@ impl Node {
                     false => self.asked.hear((from, number), self.settings.command_timeout * 2),
                 };
                 match heard {
-                    Known::First => self.deliver(pair, ClientMail::Command { command, cause, reply }),
+                    Known::First => match command {
+                        Command::Unpark { received } => self.unpark(pair, received, reply),
+                        command => self.deliver(pair, ClientMail::Command { command, cause, reply }),
+                    },
                     Known::Running => {}
                     Known::Replied(outcome) => self.post(from, &Mail::Reply { number, outcome }),
                     Known::TooMany => self.reply(reply, Reply::Failed(busy())),

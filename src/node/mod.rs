@@ -20,6 +20,7 @@ mod linger;
 mod once;
 mod owners;
 mod pairs;
+mod parked;
 mod parting;
 mod pass;
 mod past;
@@ -57,16 +58,17 @@ pub use feed::{Feed, FeedItem};
 pub use follow::{Followed, Follower};
 pub use owners::may_not_publish;
 pub use pairs::{Opened, Unserved};
+pub use parked::Parked;
 pub use parting::{Parted, Parting};
 pub use pass::{Pass, Term};
 pub use past::{Following, Past, Place, Said, Start, Wish};
 pub use rooms::{Entrant, Entry, RoomDefaults, RoomState, Ruling};
 pub use story::{Story, Told};
-pub use trace::{Anchor, Backlog, Standing, Stop, Trace};
+pub use trace::{Anchor, Backlog, Resumption, Standing, Stop, Trace};
 
 use crate::{
     broker::{Broker, BrokerError, Group, Keep, Link, Member, Registry},
-    hub::{Hub, Outbox, Room},
+    hub::{Hub, Room},
     protocol::{
         Cause, Command, Envelope, Failure, Fault, Fence, Mail, NodeId, PairId, Reply, RoomName, RoomSpec, Run,
         Settings, SiblingId, TicketKeys, Topic, Violations,
@@ -203,6 +205,8 @@ pub struct Node {
     numbers: AtomicU64,
     broker_state: parking_lot::Mutex<inbound::BrokerState>,
     lingering: linger::Lingering,
+    /// Outboxes that wait for their pairs' next sockets.
+    parked: DashMap<PairId, Parked>,
     /// The rooms whose histories are followed for members here.
     followings: past::Followings,
     /// Frames that the full queue to the broker did not take.
@@ -259,6 +263,7 @@ impl Node {
             numbers: AtomicU64::new(rand::random::<u64>() >> 1),
             broker_state: parking_lot::Mutex::new(inbound::BrokerState::GOOD),
             lingering: linger::Lingering::default(),
+            parked: DashMap::new(),
             followings: past::Followings::default(),
             unpublished: AtomicU64::new(0),
             rules_heard: AtomicU64::new(0),
@@ -301,12 +306,12 @@ impl Node {
     ///
     /// In a room with one order for all, the broker's order is that order: frames come back to this node as they come
     /// to the others. False when the broker did not take them: then nobody gets them.
-    pub fn publish(&self, room: &Room, spec: &RoomSpec, run: &Run, sender: Option<(PairId, &Arc<Outbox>)>) -> bool {
+    pub fn publish(&self, room: &Room, spec: &RoomSpec, run: &Run, sender: Option<PairId>) -> bool {
         let except = sender.filter(|_| !spec.echo);
         if spec.is_ordered() {
-            return self.publish_abroad(room, run, || Envelope::ordered(except.map(|(pair, _)| pair), run));
+            return self.publish_abroad(room, run, || Envelope::ordered(except, run));
         }
-        room.fan_out(run, except.map(|(_, outbox)| outbox));
+        room.fan_out(run, except);
         self.publish_abroad(room, run, || Envelope::frames(self.id, run));
         true
     }

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
 use super::{
-    ClientMail, Entrant, Facts, Found, NewPair, Node, Parting, Past, Ruling, Wish,
+    ClientMail, Entrant, Facts, Found, NewPair, Node, Parked, Parting, Past, Resumption, Ruling, Wish,
     ask::{gone, not_found},
     now_seconds,
     story::lost_draft,
@@ -43,6 +43,8 @@ pub struct Opened {
     pub ruling: Ruling,
     /// What its room has kept, where it keeps its frames.
     pub past: Option<Past>,
+    /// How it goes on where the socket before it stopped, where that is known already.
+    pub resumed: Option<Resumption>,
     /// Its actor's mail.
     pub mailbox: mpsc::Receiver<Box<ClientMail>>,
 }
@@ -102,7 +104,18 @@ impl Node {
         let linger = linger.unwrap_or(self.settings.linger);
         let linger_seconds = linger.as_secs();
         let (chosen, watching) = (Chosen::default(), Watching::default());
-        let facts = Facts { room, format, offers, meta, linger_seconds, chosen, watching, trace: None, authority };
+        let facts = Facts {
+            room,
+            format,
+            offers,
+            meta,
+            linger_seconds,
+            chosen,
+            watching,
+            trace: None,
+            parked: None,
+            authority,
+        };
         let pair = PairId::fresh();
         self.registry.create(pair, facts.write()?, self.id, linger, self.settings.keep.age).await?;
         self.lingering.add(pair, Fence::default(), linger);
@@ -205,11 +218,22 @@ impl Node {
         };
         facts.format = entry.format;
         let settings = self.settings.pipe.with(&entry.ruling.spec, &facts.chosen);
-        let outbox = Arc::new(Outbox::new(settings.queue_bytes, settings.slow));
-        // Where frames are kept, it hears of them when it has those that were before.
-        outbox.set_deaf(entry.ruling.spec.keeps().is_some());
-        let room = self.take_seat(pair, &entry, &outbox);
-        let mut opened = Opened { pair, fence, facts, outbox, room, ruling: entry.ruling, past: None, mailbox };
+        let (resumed, parked) = self.take_parked((pair, fence), &mut facts, &entry, wish.received).await.unzip();
+        let (outbox, room) = match parked.flatten() {
+            Some(Parked { outbox, room, .. }) => {
+                outbox.set(settings.queue_bytes, settings.slow);
+                (outbox, room)
+            }
+            None => {
+                let outbox = Arc::new(Outbox::new(settings.queue_bytes, settings.slow));
+                // Where frames are kept, it hears of them when it has those that were before.
+                outbox.set_deaf(entry.ruling.spec.keeps().is_some());
+                let room = self.take_seat(pair, &entry, &outbox);
+                (outbox, room)
+            }
+        };
+        let (ruling, past) = (entry.ruling, None);
+        let mut opened = Opened { pair, fence, facts, outbox, room, ruling, past, resumed, mailbox };
         let failure = match self.settle_in(&mut opened, wish).await {
             Ok(true) => return Ok(opened),
             Ok(false) => Failure::new(Fault::Conflict, "replaced by a newer client socket, or the pair ended"),

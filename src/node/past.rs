@@ -18,7 +18,7 @@ use tokio::{sync::watch, time::sleep};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{
-    Anchor, Backlog, ClientMail, Facts, Node, Standing, Trace,
+    Anchor, Backlog, ClientMail, Facts, Node, Resumption, Standing, Trace,
     follow::{Followed, Follower},
     now_millis,
     story::RETRY,
@@ -144,9 +144,8 @@ pub struct Start {
     pub anchor: Anchor,
     /// Which history.
     pub era: u32,
-    /// What its siblings are to be told when it has all up to `head`: frames lost, where that can be told, and whether
-    /// it goes on exactly.
-    pub resumed: Option<(Option<u64>, bool)>,
+    /// What its siblings are to be told when it has all up to `head`, if anything; what it is given is counted then.
+    pub resumed: Option<Resumption>,
 }
 
 /// What a client is told of its room's history when it comes.
@@ -261,7 +260,7 @@ impl Node {
             }
         }
         match (room, envelope) {
-            (Some(room), Ok(Envelope::Ordered { except, run })) => room.fan_out_but(&run, except),
+            (Some(room), Ok(Envelope::Ordered { except, run })) => room.fan_out(&run, except),
             (Some(room), Ok(Envelope::Mark { mark, .. })) => room.fan_out_mark(&Arc::new(mark)),
             (_, Ok(_)) => {}
             (_, Err(why)) => tracing::warn!(room = %stand.room, why, "an entry could not be read"),
@@ -312,7 +311,7 @@ impl Node {
         start.resumed = backlog.map(|Backlog { frames, pushed, exact }| {
             // A new member that wants more than there is misses nothing that was ever its.
             let lost = frames.map(|frames| if known.is_some() { frames - found + pushed } else { 0 });
-            (lost, exact)
+            Resumption { replayed: 0, lost, exact }
         });
         facts.trace = Some(Trace::begun(before, &facts.room, standing.era, start.anchor));
         Ok(Past { start, own, history, following })

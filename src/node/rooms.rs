@@ -113,7 +113,7 @@ pub struct Entry {
     /// What holds there.
     pub ruling: Ruling,
     /// How many changes of rooms had been heard of before.
-    heard: u64,
+    pub(super) heard: u64,
 }
 
 /// A room as others see it.

@@ -6,6 +6,7 @@
 //! so (frames pushed into the pipe, or dropped on their way to it) is followed by another anchor.
 
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 
 use crate::protocol::RoomName;
 
@@ -72,6 +73,26 @@ pub struct Backlog {
     pub pushed: u64,
     /// Whether it goes on behind exactly the frame that its peer had last.
     pub exact: bool,
+}
+
+/// How a pipe goes on where the one before it stopped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Resumption {
+    /// Frames that it is given which came before it.
+    pub replayed: u64,
+    /// Frames that it is not given any more; `None` where that can't be told.
+    pub lost: Option<u64>,
+    /// Whether it goes on behind exactly the frame that its peer had last.
+    pub exact: bool,
+}
+
+impl Resumption {
+    /// As siblings are told.
+    #[must_use]
+    pub fn told(self, epoch: u64) -> Value {
+        let Self { replayed, lost, exact } = self;
+        json!({"epoch": epoch, "replayed": replayed, "lost": lost, "exact": exact})
+    }
 }
 
 impl Trace {
@@ -151,6 +172,8 @@ impl Trace {
         let since =
             |anchor: &Anchor| now.total.saturating_sub(anchor.total).saturating_sub(own.saturating_sub(anchor.own));
         let more = count.saturating_sub(from.count);
+        // What it had been given before it came to the room is not the room's.
+        let before = from.count.saturating_sub(count);
         // Frames that were pushed behind that place, and before a later anchor, can't be given again.
         let pushed = of_it[at.unwrap_or(0)..].windows(2).map(|pair| {
             let [one, next] = pair else { return 0 };
@@ -160,7 +183,7 @@ impl Trace {
         });
         Backlog {
             frames: Some(since(from).saturating_sub(more)),
-            pushed: pushed.sum(),
+            pushed: before + pushed.sum::<u64>(),
             exact: certain && at.is_some() && from.sure && more <= since(from),
         }
     }

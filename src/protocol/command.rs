@@ -73,6 +73,11 @@ pub enum Command {
     RoomClose(ReasonParams),
     /// The effect of `room.kick` on its target. Nobody can ask for it directly.
     Leave(LeaveParams),
+    /// Give up what is kept for the pair's next socket, which has opened on another node. Nobody can ask for it directly.
+    Unpark {
+        /// How many frames are known to have been received on the last one.
+        received: Option<u64>,
+    },
     /// `events.ack`
     Ack(AckParams),
     /// `rpc.discover`
@@ -178,7 +183,7 @@ impl Command {
             Self::Pause(_) => "client.pause",
             Self::Resume(_) => "client.resume",
             Self::Set(_) => "client.set",
-            Self::Switch(_) => "client.switch",
+            Self::Switch(_) | Self::Unpark { .. } => "client.switch",
             Self::Close(_) => "client.close",
             Self::Ping => "client.ping",
             Self::RoomGet => "room.get",

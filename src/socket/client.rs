@@ -19,6 +19,7 @@ use super::{
     pace::Pace,
     pipe::{Inflow, LagWatch, Refusals, TOO_BIG},
     read::Reader,
+    switch::{self, Switching},
     terms::Terms,
     write::{Disconnected, Flushed, Writer},
 };
@@ -53,6 +54,8 @@ pub(super) struct Client {
     pub(super) inflow: Inflow,
     /// In a room that keeps its frames.
     pub(super) kept: Option<Box<Kept>>,
+    /// Its peer has been told to come back with another socket.
+    pub(super) switching: Option<Box<Switching>>,
     pub(super) lag: LagWatch,
     pub(super) refusals: Refusals,
     /// Things to do with the registry, one after the other, beside everything else.
@@ -91,6 +94,8 @@ pub(super) enum JobDone {
     },
     /// Another room may be entered, or not.
     Entered(super::orders::Entered),
+    /// The pipe may be handed over to another socket, or not.
+    Switched(switch::Entered),
 }
 
 /// Why the socket ends.
@@ -146,7 +151,7 @@ pub async fn serve_client(
     service: Service,
     upgrade: impl Future<Output = Option<Upgraded>>,
 ) {
-    let Opened { pair, fence, facts, outbox, room, ruling, past, mut mailbox } = opened.serve();
+    let Opened { pair, fence, facts, outbox, room, ruling, past, resumed, mut mailbox } = opened.serve();
     let Service { subprotocol, pass, ping } = service;
     let terms = Terms::new(&node.settings, &facts, ruling);
     let every = Duration::from_secs(ping.unwrap_or(terms.settings.ping));
@@ -156,6 +161,7 @@ pub async fn serve_client(
         pace: Pace::new(terms.settings.rate),
         inflow: Inflow::default(),
         kept: None,
+        switching: None,
         lag: LagWatch::default(),
         refusals: Refusals::default(),
         jobs: VecDeque::new(),
@@ -184,6 +190,9 @@ pub async fn serve_client(
     if let Some(past) = past {
         client.begin_kept(past);
     }
+    if let Some(resumed) = resumed {
+        client.tell_resumed(resumed);
+    }
     // One that does not come to pass must not keep the pair, nor the mail that comes for it.
     match tokio::time::timeout(UPGRADE, upgrade).await.ok().flatten() {
         Some(upgraded) => {
@@ -210,6 +219,7 @@ impl Client {
         let outbox = Arc::clone(&self.outbox);
         let mut blocked = false;
         loop {
+            self.tell_of_switch(writer);
             // Written at once where the kernel takes it: only what it does not take can make a client slow.
             if self.writing && !blocked {
                 match writer.try_flush(Some(&outbox)) {
@@ -306,7 +316,15 @@ impl Client {
 
     /// The earliest thing that has a time.
     fn alarm_at(&self) -> Instant {
-        let times = [self.pace.wait(), self.lag.quiet_until(), self.refusals.due(), self.pass.due(), self.leave_at];
+        let switch_by = self.switching.as_ref().map(|switching| switching.until);
+        let times = [
+            self.pace.wait(),
+            self.lag.quiet_until(),
+            self.refusals.due(),
+            self.pass.due(),
+            self.leave_at,
+            switch_by,
+        ];
         times.into_iter().flatten().fold(self.heart.next(), Instant::min)
     }
 
@@ -321,6 +339,9 @@ impl Client {
         let now = Instant::now();
         if self.leave_at.is_some_and(|at| at <= now) {
             return Some(Ending::gateway(CloseCode::Restarting));
+        }
+        if self.switching.as_ref().is_some_and(|switching| switching.until <= now) {
+            return Some(Ending::Gone);
         }
         match self.pass.ring(now) {
             Some(Term::Expiring(data)) => self.story.raise(EventKind::TicketExpiring, data, None),
@@ -353,6 +374,9 @@ impl Client {
         self.node.hub.unregister(self.pair, self.fence);
         self.node.hub.exit(&self.room, &self.outbox);
         self.node.return_mail(mailbox);
+        // The answer to the close that a switch has sent already.
+        let disowned = matches!(ending, Ending::Disowned);
+        let answered = self.switching.is_some() && matches!(ending, Ending::Peer(_));
         let (closing, by, cause, reply, pair_ends, yielding) = match ending {
             Ending::Peer(closing) => (closing, "client", None, None, None, None),
             Ending::Gone => {
@@ -364,6 +388,19 @@ impl Client {
                 (why_disowned(&self.node, self.pair, self.fence).await, "gateway", None, None, None, None)
             }
         };
+        let switching = match self.switching.take() {
+            Some(switching) if pair_ends.is_none() && !disowned => Some(switching),
+            Some(switching) => {
+                self.forget_switch(*switching);
+                None
+            }
+            None => None,
+        };
+        // However it ends, its peer has been told why.
+        let (closing, by, cause) = match &switching {
+            Some(switching) => (Closing::new(CloseCode::Switched), "sibling", Some(switching.cause.clone())),
+            None => (closing, by, cause),
+        };
         // Too slow, or told to leave a jammed pipe: what is queued would only stand before the close frame.
         let outbox = Arc::clone(&self.outbox);
         let queue = (closing.code != CloseCode::TooSlow.number()).then_some(&*outbox);
@@ -373,6 +410,7 @@ impl Client {
             writer.close(&closing);
             clean = match by {
                 _ if closing.code == 1006 => false,
+                _ if answered => true,
                 "client" => {
                     // It has said its last word: the answer is all that it still wants.
                     drop(tokio::time::timeout(Duration::from_secs(1), writer.flush(None)).await);
@@ -383,9 +421,15 @@ impl Client {
         }
         let level = queue.map_or(level, Outbox::level);
         self.stop_kept(level.taken_frames, clean).await;
+        let parked = switching.and_then(|switching| self.hand_over(*switching, level.taken_frames, clean));
         self.abandon_jobs().await;
         self.tell_refusals();
-        self.node.exit(self.pair, self.fence, self.room.name()).await;
+        for room in self.rooms_to_leave(parked.as_ref()) {
+            self.node.exit(self.pair, self.fence, &room).await;
+        }
+        if let Some(parked) = parked {
+            self.node.park(self.pair, parked, self.facts.linger());
+        }
         let data = json!({
             "epoch": self.fence.epoch, "code": closing.code, "reason": closing.reason, "clean": clean, "by": by,
             "frames_in": self.inflow.frames, "bytes_in": self.inflow.bytes,

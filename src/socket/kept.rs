@@ -4,13 +4,12 @@
 use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
-use serde_json::json;
 use tokio::time::Duration;
 
 use super::{client::Client, pipe::BEHIND, sending::Sending};
 use crate::{
     broker::{BrokerError, Page, Tally},
-    node::{Anchor, Following, Past, Place, Said, Start, Stop, replay::Replay},
+    node::{Anchor, Following, Past, Place, Resumption, Said, Start, Stop, replay::Replay},
     protocol::{EventKind, Position, RoomName},
 };
 
@@ -39,7 +38,7 @@ struct Catching {
     head: Position,
     replayed: u64,
     /// What is to be told in the end.
-    resumed: Option<(Option<u64>, bool)>,
+    resumed: Option<Resumption>,
     /// Where it has come to.
     place: Place,
     own: u64,
@@ -67,8 +66,9 @@ impl Catching {
     fn miss(&mut self, from: Place) {
         let same = self.place.era == from.era || self.place.era == 0;
         let lost = same.then(|| from.total.saturating_sub(self.place.total));
-        let (before, _) = self.resumed.unwrap_or((Some(0), true));
-        self.resumed = Some((before.zip(lost).map(|(before, lost)| before + lost), false));
+        let before = self.resumed.map_or(Some(0), |resumed| resumed.lost);
+        let lost = before.zip(lost).map(|(before, lost)| before + lost);
+        self.resumed = Some(Resumption { replayed: 0, lost, exact: false });
         self.skip = 0;
     }
 }
@@ -92,6 +92,11 @@ impl Kept {
     /// Whether the client is to be held back.
     pub(super) fn is_full(&self) -> bool {
         self.sending.is_full()
+    }
+
+    /// It is not to be given more.
+    pub(super) fn stop_catching(&mut self) {
+        self.catching = None;
     }
 
     pub(super) fn is_pending(&self) -> bool {
@@ -173,7 +178,7 @@ impl Client {
         let turn = catching.replay.page(page, PAGE);
         let mut hole = turn.gap.is_some();
         if hole && turn.entries.is_empty() {
-            catching.resumed = Some((None, false));
+            catching.resumed = Some(Resumption { replayed: 0, lost: None, exact: false });
         }
         for entry in turn.entries {
             let Some((tally, payload)) = Tally::split(entry.payload) else { continue };
@@ -227,9 +232,8 @@ impl Client {
             return;
         }
         let Some(Catching { replayed, resumed, .. }) = kept.catching.take() else { return };
-        if let Some((lost, exact)) = resumed {
-            let data = json!({"epoch": self.fence.epoch, "replayed": replayed, "lost": lost, "exact": exact});
-            self.story.raise(EventKind::ClientResumed, data, None);
+        if let Some(resumed) = resumed {
+            self.tell_resumed(Resumption { replayed, ..resumed });
         }
     }
 
@@ -265,8 +269,6 @@ impl Client {
         if room != self.room.name() {
             return;
         }
-        let data = json!({"epoch": self.fence.epoch, "replayed": 0, "lost": lost, "exact": false});
-        self.story.raise(EventKind::ClientResumed, data, None);
         // What was given behind the hole goes up together with the room's count again.
         let own = |place: Place| sending.own_at(place.position.offset);
         let anchor = following.look(|place| {
@@ -278,6 +280,11 @@ impl Client {
             trace.go_on(from.era, anchor);
             self.save_facts();
         }
+        self.tell_resumed(Resumption { replayed: 0, lost, exact: false });
+    }
+
+    pub(super) fn tell_resumed(&mut self, resumed: Resumption) {
+        self.story.raise(EventKind::ClientResumed, resumed.told(self.fence.epoch), None);
     }
 
     /// Notes where the pipe stands in the room's history: its count does not go up together with the room's any more

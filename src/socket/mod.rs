@@ -16,6 +16,7 @@ mod pipe;
 mod read;
 mod sending;
 mod sibling;
+mod switch;
 mod terms;
 mod write;
 

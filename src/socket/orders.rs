@@ -16,7 +16,7 @@ use crate::{
     node::{Entrant, Entry, Facts, Node, Past, ReplyTo, Trace, Wish, ended_because, may_not_publish, watching_after},
     protocol::{
         Cause, CloseCode, CloseParams, Closing, Command, Direction, EventKind, Failure, Fault, Fence, Format,
-        MoveParams, PairId, PauseParams, PausePolicy, Payload, Rate, Reply, ResumeParams, Run, SetParams,
+        MoveParams, PairId, PauseParams, PausePolicy, Payload, Rate, Reply, ResumeParams, RoomName, Run, SetParams,
     },
 };
 
@@ -31,9 +31,23 @@ pub(super) struct Entered {
 }
 
 /// A room that was entered, for the cluster; and where its history begins for this client, if it has one.
-struct Moving {
-    entry: Entry,
-    past: Option<(Past, Option<Trace>)>,
+pub(super) struct Moving {
+    pub(super) entry: Entry,
+    pub(super) past: Option<(Past, Option<Trace>)>,
+}
+
+/// Enters a room, for the cluster, and finds where its history begins.
+pub(super) async fn enter_there(
+    node: &Arc<Node>,
+    (pair, fence): (PairId, Fence),
+    room: &RoomName,
+    offers: &[Format],
+    facts: &Facts,
+) -> Result<Moving, Failure> {
+    let entrant = Entrant { authority: &facts.authority, offers };
+    let state = node.room(room).await?;
+    let entry = node.enter((pair, fence), room, &entrant, state.ruling).await?;
+    begin_there(node, (pair, fence), entry, facts).await
 }
 
 async fn begin_there(
@@ -70,6 +84,11 @@ impl Client {
             self.node.reply(reply, Reply::Again);
             return None;
         }
+        if self.switching.is_some() && !matches!(command, Command::PairGet | Command::PairEnd(_)) {
+            // It is for the next socket.
+            self.node.reply(reply, Reply::NotHere);
+            return None;
+        }
         let outcome = match command {
             Command::PairGet => Ok(self.state()),
             Command::Send(payload) => return self.send(&payload, reply),
@@ -79,6 +98,7 @@ impl Client {
             Command::Resume(params) => return self.resume(params, cause, reply),
             Command::Set(params) => return self.set(params, cause, reply),
             Command::Watch(_) | Command::Unwatch(_) => return self.watch(&command, cause, reply),
+            Command::Switch(params) => return self.begin_switch(params, cause, reply),
             Command::Close(params) => return Some(close(params, cause, reply)),
             Command::PairEnd(params) => {
                 let reason = ended_because(params.reason);
@@ -101,7 +121,7 @@ impl Client {
             | Command::Signal(_)
             | Command::Ack(_)
             | Command::Mark(_)
-            | Command::Switch(_)
+            | Command::Unpark { .. }
             | Command::Discover => {
                 Err(Failure::new(Fault::Internal, "this command is not for the client socket's node"))
             }
@@ -187,16 +207,7 @@ impl Client {
         }
         let (node, pair, fence, facts) = (self.node.clone(), self.pair, self.fence, self.facts.clone());
         self.jobs.push_back(Box::pin(async move {
-            let (room, offers) = (params.room, facts.speaks());
-            let entrant = Entrant { authority: &facts.authority, offers: &offers };
-            let entry = match node.room(&room).await {
-                Ok(state) => node.enter((pair, fence), &room, &entrant, state.ruling).await,
-                Err(failure) => Err(failure),
-            };
-            let entry = match entry {
-                Ok(entry) => begin_there(&node, (pair, fence), entry, &facts).await,
-                Err(failure) => Err(failure),
-            };
+            let entry = enter_there(&node, (pair, fence), &params.room, &facts.speaks(), &facts).await;
             JobDone::Entered(Entered { entry, cause, reply })
         }));
         None
@@ -204,8 +215,19 @@ impl Client {
 
     /// A job is done: for a move, the switch itself, between two frames.
     pub(super) fn job_done(&mut self, done: JobDone) -> Option<Ending> {
+        let done = match done {
+            JobDone::Entered(_) | JobDone::Switched(_) if self.switching.is_some() => {
+                self.come_too_late(done);
+                return None;
+            }
+            done => done,
+        };
         let Entered { entry, cause, reply } = match done {
             JobDone::Entered(entered) => entered,
+            JobDone::Switched(entered) => {
+                self.switch(entered);
+                return None;
+            }
             JobDone::Left => return None,
             JobDone::Doubted { state, cause, gone } => {
                 return if gone { self.live_in(state, cause) } else { None };
@@ -248,20 +270,38 @@ impl Client {
         self.live_under(entry.ruling);
         // A move to where it is already added one member too many to this node's count of listeners, not to the room.
         self.save_facts();
-        let (node, pair, fence) = (self.node.clone(), self.pair, self.fence);
-        let (same, leave) = (from == room, from.clone());
-        self.jobs.push_back(Box::pin(async move {
-            if same {
-                node.lose_interest(&leave).await;
-            } else {
-                node.exit(pair, fence, &leave).await;
-            }
-            JobDone::Left
-        }));
+        self.leave_later(from.clone());
         let result = json!({"from": from, "to": room, "position": position});
         let outcome = Reply::Done(result.clone());
         self.story.raise_and_reply(EventKind::ClientMoved, result, cause, reply, outcome);
         None
+    }
+
+    /// Another room was entered for nothing.
+    fn come_too_late(&mut self, done: JobDone) {
+        let (entry, reply) = match done {
+            JobDone::Entered(Entered { entry, reply, .. }) => (entry, reply),
+            JobDone::Switched(entered) => entered.split(),
+            _ => return,
+        };
+        if let Ok(Moving { entry, .. }) = entry {
+            self.leave_later(entry.room);
+        }
+        self.node.reply(reply, Reply::NotHere);
+    }
+
+    /// Leaves a room that was entered, for the cluster. One where the client is was entered once too often: then this
+    /// node has one listener to it less, and the room as many members as before.
+    pub(super) fn leave_later(&mut self, room: RoomName) {
+        let (node, pair, fence, here) = (self.node.clone(), self.pair, self.fence, self.facts.room == room);
+        self.jobs.push_back(Box::pin(async move {
+            if here {
+                node.lose_interest(&room).await;
+            } else {
+                node.exit(pair, fence, &room).await;
+            }
+            JobDone::Left
+        }));
     }
 
     fn pause(&mut self, params: PauseParams, cause: Cause, reply: ReplyTo) -> Option<Ending> {
@@ -403,15 +443,9 @@ impl Client {
             self.save_facts();
         }
         while let Some(job) = self.jobs.pop_front() {
-            if let JobDone::Entered(Entered { entry, reply, .. }) = job.await {
-                match entry {
-                    Ok(Moving { entry, .. }) if entry.room == *self.room.name() => {
-                        self.node.lose_interest(&entry.room).await;
-                    }
-                    Ok(Moving { entry, .. }) => self.node.exit(self.pair, self.fence, &entry.room).await,
-                    Err(_) => {}
-                }
-                self.node.reply(reply, Reply::NotHere);
+            match job.await {
+                done @ (JobDone::Entered(_) | JobDone::Switched(_)) => self.come_too_late(done),
+                _ => {}
             }
         }
         for (.., reply) in self.pings.drain(..) {

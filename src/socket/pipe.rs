@@ -195,8 +195,7 @@ impl Client {
         if let Some(kept) = self.kept.as_deref_mut() {
             return kept.sending.push(run, self.terms.ruling.spec.echo, reply);
         }
-        let sender = Some((self.pair, &self.outbox));
-        if !self.node.publish(&self.room, &self.terms.ruling.spec, run, sender) {
+        if !self.node.publish(&self.room, &self.terms.ruling.spec, run, Some(self.pair)) {
             self.refuse_all(BEHIND, run.frames());
         }
         if let Some((to, outcome)) = reply {

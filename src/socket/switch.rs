@@ -1,0 +1,182 @@
+//! The hand-over of a pipe to another socket: for what a live pipe can't change.
+//!
+//! From one frame on, what the room says is for the next socket: it waits in an outbox of its own, or is kept by the
+//! room. The present socket is closed behind all that it was given before, and its peer may go on sending until it has
+//! answered: what it sends belongs to the room where it was.
+
+use std::sync::Arc;
+
+use serde_json::json;
+use tokio::time::{Duration, Instant};
+
+use super::{
+    client::{Client, Ending, JobDone},
+    orders::{Moving, enter_there},
+    write::Writer,
+};
+use crate::{
+    hub::{Outbox, Room},
+    node::{Facts, Parked, ReplyTo, Stop, Trace},
+    protocol::{
+        Cause, CloseCode, Closing, EventKind, Failure, Fault, Format, Grants, Reply, RoomName, Settings, Side,
+        SwitchParams,
+    },
+};
+
+/// How long a peer may take to answer the close.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// The outcome of entering the room where the next socket is to be, for the cluster.
+pub(super) struct Entered {
+    /// `None` when it stays where it is, and as it is.
+    entry: Result<Option<Moving>, Failure>,
+    offers: Option<Vec<Format>>,
+    ttl: Option<u64>,
+    cause: Cause,
+    reply: ReplyTo,
+}
+
+impl Entered {
+    /// What was entered, and who waits for it.
+    pub(super) fn split(self) -> (Result<Moving, Failure>, ReplyTo) {
+        let nothing = || Failure::new(Fault::ClientDetached, "the client socket is gone");
+        (self.entry.and_then(|entry| entry.ok_or_else(nothing)), self.reply)
+    }
+}
+
+/// A hand-over under way.
+pub(super) struct Switching {
+    /// What the pair is then.
+    facts: Facts,
+    /// What waits for the next socket, in its seat; `None` where the room keeps it.
+    waiting: Option<(Arc<Room>, Arc<Outbox>)>,
+    /// When the peer has taken too long.
+    pub(super) until: Instant,
+    pub(super) cause: Cause,
+    /// Whether the peer has been told.
+    told: bool,
+}
+
+impl Client {
+    /// Tells the peer, behind all that it was given.
+    pub(super) fn tell_of_switch(&mut self, writer: &mut Writer) {
+        if let Some(switching) = self.switching.as_deref_mut().filter(|switching| !switching.told) {
+            switching.told = true;
+            writer.close(&Closing::new(CloseCode::Switched));
+            self.writing = true;
+        }
+    }
+
+    /// The socket is over: what waits for the next one, which is the pair's from now on.
+    pub(super) fn hand_over(&mut self, switching: Switching, given: u64, clean: bool) -> Option<Parked> {
+        let (epoch, mut facts) = (self.fence.epoch, switching.facts);
+        if facts.room == self.facts.room {
+            facts.trace = self.facts.trace.take();
+        } else if let Some(trace) = facts.trace.take() {
+            let stop = Some(Stop { epoch, count: given, clean });
+            facts.trace = Some(Trace { stop, ..trace.from_count(given) });
+        }
+        self.facts = facts;
+        let parked = switching.waiting.map(|(room, outbox)| Parked { fence: self.fence, room, outbox, given, clean });
+        self.facts.parked = parked.as_ref().map(|_| self.node.id);
+        self.save_facts();
+        parked
+    }
+
+    /// There is no next socket.
+    pub(super) fn forget_switch(&mut self, switching: Switching) {
+        if let Some((room, outbox)) = switching.waiting {
+            self.node.hub.exit(&room, &outbox);
+        }
+        self.facts.room = switching.facts.room;
+    }
+
+    /// The rooms that the client is a member of, for the cluster, but the one where its pipe waits for a socket.
+    pub(super) fn rooms_to_leave(&self, parked: Option<&Parked>) -> Vec<RoomName> {
+        let mut rooms = vec![self.room.name().clone()];
+        if self.facts.room != rooms[0] {
+            rooms.push(self.facts.room.clone());
+        }
+        rooms.retain(|room| parked.is_none_or(|parked| parked.room.name() != room));
+        rooms
+    }
+
+    pub(super) fn begin_switch(&mut self, params: SwitchParams, cause: Cause, reply: ReplyTo) -> Option<Ending> {
+        if self.facts.linger_seconds == 0 {
+            let message = "the pair does not wait for another client socket: make it with a linger";
+            self.node.reply(reply, Reply::Failed(Failure::new(Fault::Conflict, message)));
+            return None;
+        }
+        let (node, socket, facts) = (self.node.clone(), (self.pair, self.fence), self.facts.clone());
+        let SwitchParams { format, room, ttl } = params;
+        let offers = format.map(Vec::from);
+        self.jobs.push_back(Box::pin(async move {
+            let entry = if room.is_none() && offers.is_none() {
+                Ok(None)
+            } else {
+                let room = room.unwrap_or_else(|| facts.room.clone());
+                let speaks = offers.clone().unwrap_or_else(|| facts.speaks());
+                enter_there(&node, socket, &room, &speaks, &facts).await.map(Some)
+            };
+            JobDone::Switched(Entered { entry, offers, ttl, cause, reply })
+        }));
+        None
+    }
+
+    /// The switch itself, between two frames.
+    pub(super) fn switch(&mut self, entered: Entered) {
+        let Entered { entry, offers, ttl, cause, reply } = entered;
+        let ticket = self.node.sign_ticket(Side::Client, self.pair, Grants::default(), ttl);
+        let (moving, ticket) = match (entry, ticket) {
+            (Ok(moving), Ok(ticket)) => (moving, ticket),
+            (entry, ticket) => {
+                if let Ok(Some(Moving { entry, .. })) = &entry {
+                    self.leave_later(entry.room.clone());
+                }
+                if let Some(failure) = entry.err().or(ticket.err()) {
+                    self.node.reply(reply, Reply::Failed(failure));
+                }
+                return;
+            }
+        };
+        let mut facts = self.facts.clone();
+        facts.offers = offers.unwrap_or(facts.offers);
+        let from = self.room.name().clone();
+        let spec = moving.as_ref().map_or(&self.terms.ruling.spec, |moving| &moving.entry.ruling.spec).clone();
+        let Settings { queue_bytes, slow, .. } = self.node.settings.pipe.with(&spec, &facts.chosen);
+        let waiting = spec.keeps().is_none().then(|| Arc::new(Outbox::new(queue_bytes, slow)));
+        if let Some(outbox) = &waiting {
+            outbox.watch_marks(facts.watching.marks);
+        }
+        let room = match moving {
+            Some(Moving { entry, past }) if entry.room != from => {
+                self.outbox.set_deaf(true);
+                (facts.room, facts.format) = (entry.room.clone(), entry.format);
+                facts.trace = past.and_then(|(_, trace)| trace);
+                waiting.as_ref().map(|outbox| self.node.take_seat(self.pair, &entry, outbox))
+            }
+            moving => {
+                if let Some(Moving { entry, .. }) = moving {
+                    facts.format = entry.format;
+                    // It was entered once more.
+                    self.leave_later(entry.room);
+                }
+                match &waiting {
+                    Some(outbox) => self.room.replace(&self.outbox, outbox),
+                    None => self.outbox.set_deaf(true),
+                }
+                waiting.as_ref().map(|_| Arc::clone(&self.room))
+            }
+        };
+        let data = json!({"epoch": self.fence.epoch, "from": from, "room": facts.room, "format": facts.format});
+        let mut result = data.clone();
+        result["client"] = ticket;
+        result["within"] = json!(facts.linger_seconds);
+        if let Some(kept) = self.kept.as_deref_mut() {
+            kept.stop_catching();
+        }
+        let (waiting, until) = (room.zip(waiting), Instant::now() + GRACE);
+        self.switching = Some(Box::new(Switching { facts, waiting, until, cause: cause.clone(), told: false }));
+        self.story.raise_and_reply(EventKind::ClientSwitching, data, cause, reply, Reply::Done(result));
+    }
+}

@@ -1,0 +1,190 @@
+//! A pipe that is handed over to another socket, and loses no frame.
+
+mod support;
+
+use rstest::rstest;
+use serde_json::{Value, json};
+use support::{Agent, ClientSocket, Cluster, Dial, Gateway, Kind, Pair, Settings, Sibling, kind_of, specify};
+use tokio_tungstenite::tungstenite::Message;
+
+async fn count(pipe: &mut ClientSocket, from: usize, to: usize) {
+    for n in from..to {
+        pipe.text(n.to_string()).await;
+    }
+}
+
+fn numbers(pipe: &ClientSocket) -> Vec<usize> {
+    pipe.texts().iter().map(|text| text.parse().expect("a number")).collect()
+}
+
+/// Opens the socket that a switch asks for.
+async fn with_ticket(node: &Gateway, pair: &Pair, switched: &Value, query: &str) -> ClientSocket {
+    let ticket = switched["client"]["ticket"].as_str().expect("a fresh ticket");
+    let mut dial = Dial::to(node, pair.path("/client")).bearer(ticket);
+    for (name, value) in query.split('&').filter_map(|part| part.split_once('=')) {
+        dial = dial.query(name, value);
+    }
+    ClientSocket::over(dial.open().await)
+}
+
+/// The kinds of what a sibling was told of its pipe, in order.
+fn line(sibling: &Sibling) -> Vec<String> {
+    let kinds = sibling.story();
+    kinds.iter().map(|params| kind_of(params).to_owned()).filter(|kind| kind.starts_with("client.")).collect()
+}
+
+#[rstest]
+#[case::memory(Kind::Memory)]
+#[case::redis(Kind::Redis)]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_room_that_keeps_nothing_still_loses_nothing(#[case] kind: Kind) {
+    let cluster = Cluster::start(kind, &Settings::new()).await;
+    let (a, b) = (cluster.node(0), cluster.node(1));
+    let mut speaker = Agent::enter(a, b, json!({"room": "plain", "format": "text"})).await;
+    let Agent { pair, mut pipe, mut sibling } = Agent::enter(b, a, json!({"room": "plain"})).await;
+    count(&mut speaker.pipe, 0, 10).await;
+    pipe.until_received(10).await;
+    let switched = sibling.must("client.switch", json!({"key": "s"})).await;
+    assert_eq!(sibling.must("client.switch", json!({"key": "s"})).await, switched, "one key, one switch");
+    let closed = pipe.closed().await;
+    assert_eq!(closed.code, Some(3307), "{closed:?}");
+    let told = sibling.event("client.closed").await;
+    assert_eq!((&told["data"]["by"], &told["data"]["clean"]), (&json!("sibling"), &json!(true)), "{told}");
+    assert_eq!(told["cause"]["key"], "s");
+    count(&mut speaker.pipe, 10, 30).await;
+    let state = sibling.must("pair.get", json!({})).await;
+    assert_eq!(state["client"], "detached", "{state}");
+    let mut pipe = with_ticket(b, &pair, &switched, "").await;
+    pipe.until_received(20).await;
+    count(&mut speaker.pipe, 30, 40).await;
+    pipe.until_received(30).await;
+    assert_eq!(numbers(&pipe), (10..40).collect::<Vec<_>>());
+    let resumed = sibling.event("client.resumed").await;
+    assert_eq!(resumed["data"]["exact"], true, "{resumed}");
+    assert_eq!(resumed["data"]["lost"], 0, "{resumed}");
+    let told = ["client.opened", "client.switching", "client.closed", "client.opened", "client.resumed"];
+    assert_eq!(line(&sibling), told);
+    // It still speaks, too.
+    pipe.text("0").await;
+    assert_eq!(speaker.pipe.next_text().await, "0");
+}
+
+#[rstest]
+#[case::memory(Kind::Memory)]
+#[case::redis(Kind::Redis)]
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_peer_still_sends_arrives(#[case] kind: Kind) {
+    let cluster = Cluster::start(kind, &Settings::new()).await;
+    let (a, b) = (cluster.node(0), cluster.node(1));
+    specify(a, "kept", json!({"format": "text", "history": {"messages": 10_000, "seconds": 60}})).await;
+    for room in ["plain", "kept"] {
+        let mut ear = Agent::enter(b, a, json!({"room": room, "format": "text"})).await;
+        let Agent { pair, mut pipe, mut sibling } = Agent::enter(a, b, json!({"room": room})).await;
+        // It goes on sending until it hears that it is to come back.
+        let mut sent = 0;
+        let id = sibling.ask("client.switch", json!({})).await;
+        while pipe.is_open() && pipe.try_send(Message::text(sent.to_string())).await {
+            sent += 1;
+        }
+        let switched = sibling.reply(id).await.expect("it is switched");
+        assert_eq!(pipe.closed().await.code, Some(3307));
+        drop(pipe);
+        let mut next = with_ticket(a, &pair, &switched, "").await;
+        next.text("1000000").await;
+        let closed = sibling.event("client.closed").await;
+        let taken = closed["data"]["frames_in"].as_u64().expect("a count") as usize;
+        ear.pipe.until_received(taken + 1).await;
+        let mut heard = numbers(&ear.pipe);
+        assert_eq!(heard.pop(), Some(1_000_000), "{room}");
+        assert_eq!(heard, (0..taken).collect::<Vec<_>>(), "{room}");
+        // Only what it sent when it had the close already may be missing: this client looks before each frame.
+        assert!(taken + 1 >= sent, "{room}: {taken} of {sent}");
+    }
+}
+
+#[rstest]
+#[case::memory(Kind::Memory)]
+#[case::redis(Kind::Redis)]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_switch_changes_room_and_format(#[case] kind: Kind) {
+    let cluster = Cluster::start(kind, &Settings::new()).await;
+    let (a, b, c) = (cluster.node(0), cluster.node(1), cluster.node(2));
+    specify(a, "kept", json!({"format": "binary", "history": {"messages": 10_000, "seconds": 60}})).await;
+    for room in ["binary", "kept"] {
+        let mut texts = Agent::enter(a, b, json!({"room": "words", "format": "text"})).await;
+        let mut bytes = Agent::enter(b, c, json!({"room": room, "format": "binary"})).await;
+        let Agent { pair, mut pipe, mut sibling } =
+            Agent::enter(c, a, json!({"room": "words", "format": "text"})).await;
+        texts.pipe.text("before").await;
+        pipe.until_received(1).await;
+        let refused = sibling.call("client.switch", json!({"room": room})).await.unwrap_err();
+        assert_eq!(refused.code, -32016, "{refused:?}");
+        let refused = sibling.call("client.switch", json!({"room": "words", "format": "binary"})).await.unwrap_err();
+        assert_eq!(refused.code, -32016, "{refused:?}");
+        assert!(pipe.is_open(), "what is refused changes nothing");
+
+        let switched = sibling.must("client.switch", json!({"room": room, "format": "binary"})).await;
+        assert_eq!((&switched["room"], &switched["format"]), (&json!(room), &json!("binary")), "{switched}");
+        assert_eq!(pipe.closed().await.code, Some(3307));
+        texts.pipe.text("for nobody").await;
+        for n in 0..20u8 {
+            bytes.pipe.binary([n]).await;
+        }
+        bytes.sibling.must("pair.get", json!({})).await;
+        let mut pipe = with_ticket(c, &pair, &switched, "received=1").await;
+        let opened = sibling.event_where("client.opened", |params| params["data"]["epoch"] == 2).await;
+        assert_eq!((&opened["data"]["room"], &opened["data"]["format"]), (&json!(room), &json!("binary")));
+        pipe.until_received(20).await;
+        assert_eq!(pipe.frames(), (0..20u8).map(|n| Message::binary([n].to_vec())).collect::<Vec<_>>(), "{room}");
+        let resumed = sibling.event("client.resumed").await;
+        assert_eq!(resumed["data"], json!({"epoch": 2, "replayed": 20, "lost": 0, "exact": true}));
+        let members = bytes.sibling.must("room.members", json!({})).await;
+        assert_eq!(members["members"].as_array().map(Vec::len), Some(2), "{members}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_waits_is_bounded_and_an_overflow_is_told() {
+    let cluster = Cluster::redis(2, &Settings::new()).await;
+    let (a, b) = (cluster.node(0), cluster.node(1));
+    let mut speaker = Agent::enter(a, b, json!({"room": "plain", "format": "text"})).await;
+    let Agent { pair, pipe, mut sibling } = Agent::enter(b, a, json!({"room": "plain"})).await;
+    sibling.must("client.set", json!({"queue_bytes": 1_024})).await;
+    let switched = sibling.must("client.switch", json!({})).await;
+    sibling.event("client.closed").await;
+    drop(pipe);
+    for _ in 0..30 {
+        speaker.pipe.text("x".repeat(98)).await;
+    }
+    // Another pipe in the same place: when it has all, the waiting one has what it will get.
+    let mut witness = Agent::enter(b, b, json!({"room": "plain"})).await;
+    speaker.pipe.text("last").await;
+    witness.pipe.until_received(1).await;
+    let mut pipe = with_ticket(b, &pair, &switched, "").await;
+    let resumed = sibling.event("client.resumed").await;
+    let (replayed, lost) = (&resumed["data"]["replayed"], &resumed["data"]["lost"]);
+    assert_eq!((replayed, lost), (&json!(10), &json!(21)), "{resumed}");
+    pipe.until_received(10).await;
+    speaker.pipe.text("after").await;
+    pipe.until_received(11).await;
+    assert!(pipe.is_open());
+
+    // On another node there is nothing of it, which is told as well.
+    pipe.close(1000, "").await;
+    let Agent { pair, pipe, mut sibling } = Agent::enter(b, a, json!({"room": "plain"})).await;
+    let switched = sibling.must("client.switch", json!({})).await;
+    sibling.event("client.closed").await;
+    drop(pipe);
+    speaker.pipe.text("lost").await;
+    witness.pipe.until_received(3).await;
+    let mut pipe = with_ticket(a, &pair, &switched, "received=0").await;
+    let resumed = sibling.event("client.resumed").await;
+    assert_eq!(resumed["data"], json!({"epoch": 2, "replayed": 0, "lost": 1, "exact": false}));
+    speaker.pipe.text("found").await;
+    assert_eq!(pipe.next_text().await, "found");
+
+    let hasty = Pair::from(a, json!({"room": "plain", "linger": 0})).await;
+    let _pipe = ClientSocket::open_and_told(a, &hasty).await;
+    let refused = hasty.command(a, "client.switch", json!({})).await.unwrap_err();
+    assert_eq!(refused.code, -32009, "{refused:?}");
+}
