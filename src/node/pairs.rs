@@ -191,6 +191,7 @@ impl Node {
         facts.format = entry.format;
         let settings = self.settings.pipe.with(&entry.ruling.spec, &facts.chosen);
         let outbox = Arc::new(Outbox::new(settings.queue_bytes, settings.slow));
+        outbox.watch_marks(facts.watching.marks);
         let room = self.take_seat(pair, &entry, &outbox);
         let written = match facts.write() {
             Ok(bytes) => self.registry.revise(pair, fence, bytes).await.map_err(Failure::from),

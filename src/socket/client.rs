@@ -15,8 +15,10 @@ use tokio_util::sync::WaitForCancellationFutureOwned;
 use super::{
     Upgraded, farewell,
     heartbeat::{Beat, Heartbeat},
+    inflow::Inflow,
+    marks::Marks,
     pace::Pace,
-    pipe::{Inflow, LagWatch, Refusals, TOO_BIG},
+    pipe::{LagWatch, Refusals, TOO_BIG},
     read::Reader,
     terms::Terms,
     write::{Disconnected, Flushed, Writer},
@@ -50,6 +52,7 @@ pub(super) struct Client {
     pub(super) heart: Heartbeat,
     pub(super) pace: Pace,
     pub(super) inflow: Inflow,
+    pub(super) marks: Marks,
     pub(super) lag: LagWatch,
     pub(super) refusals: Refusals,
     /// Things to do with the registry, one after the other, beside everything else.
@@ -152,6 +155,7 @@ pub async fn serve_client(
         heart: Heartbeat::new(every, node.settings.pong),
         pace: Pace::new(terms.settings.rate),
         inflow: Inflow::default(),
+        marks: Marks::default(),
         lag: LagWatch::default(),
         refusals: Refusals::default(),
         jobs: VecDeque::new(),
@@ -212,10 +216,14 @@ impl Client {
                     Err(Disconnected) => return Ending::Gone,
                 }
             }
-            if outbox.take_news()
-                && let Some(ending) = self.check_lag()
-            {
-                return ending;
+            if outbox.take_news() {
+                self.marks.reached = true;
+                if let Some(ending) = self.check_lag() {
+                    return ending;
+                }
+            }
+            if self.marks.reached {
+                self.tell_marks();
             }
             self.set_alarm(alarm.as_mut());
             let turn = tokio::select! {
@@ -290,7 +298,8 @@ impl Client {
 
     /// The earliest thing that has a time.
     fn alarm_at(&self) -> Instant {
-        let times = [self.pace.wait(), self.lag.quiet_until(), self.refusals.due(), self.pass.due(), self.leave_at];
+        let (pace, lag, refusals) = (self.pace.wait(), self.lag.quiet_until(), self.refusals.due());
+        let times = [pace, lag, refusals, self.marks.due(), self.pass.due(), self.leave_at];
         times.into_iter().flatten().fold(self.heart.next(), Instant::min)
     }
 
@@ -323,6 +332,7 @@ impl Client {
         if self.refusals.due().is_some_and(|at| at <= now) {
             self.tell_refusals();
         }
+        self.give_late_marks_up(now);
         self.check_lag()
     }
 
@@ -368,13 +378,17 @@ impl Client {
         let level = queue.map_or(level, Outbox::level);
         self.abandon_jobs().await;
         self.tell_refusals();
+        let lost_marks = self.end_marks();
         self.node.exit(self.pair, self.fence, self.room.name()).await;
-        let data = json!({
+        let mut data = json!({
             "epoch": self.fence.epoch, "code": closing.code, "reason": closing.reason, "clean": clean, "by": by,
             "frames_in": self.inflow.frames, "bytes_in": self.inflow.bytes,
             "frames_out": level.taken_frames, "bytes_out": level.taken_bytes,
             "seconds": self.since.elapsed().as_millis() as f64 / 1_000.0,
         });
+        if let Some(lost) = lost_marks {
+            data["marks_lost"] = json!(lost);
+        }
         let mut parting = Parting::closed(self.story, self.pair, self.fence, self.facts, data, cause.clone());
         if let Some(reason) = pair_ends.clone() {
             parting = parting

@@ -9,6 +9,8 @@ mod client;
 mod discover;
 mod farewell;
 mod heartbeat;
+mod inflow;
+mod marks;
 mod orders;
 mod pace;
 mod pipe;

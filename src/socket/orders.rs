@@ -6,6 +6,7 @@ use tokio::time::Instant;
 
 use super::{
     client::{Client, Ending, JobDone},
+    inflow::Held,
     terms::sent_away,
     write::Writer,
 };
@@ -47,6 +48,10 @@ impl Client {
             Command::Move(params) => return self.begin_move(params, cause, reply),
             Command::Pause(params) => return self.pause(params, cause, reply),
             Command::Resume(params) => return self.resume(params, cause, reply),
+            Command::Mark(params) => {
+                self.mark(params, cause, reply);
+                return None;
+            }
             Command::Set(params) => return self.set(params, cause, reply),
             Command::Watch(_) | Command::Unwatch(_) => return self.watch(&command, cause, reply),
             Command::Close(params) => return Some(close(params, cause, reply)),
@@ -70,7 +75,6 @@ impl Client {
             | Command::RoomClose(_)
             | Command::Signal(_)
             | Command::Ack(_)
-            | Command::Mark(_)
             | Command::Switch(_)
             | Command::Discover => {
                 Err(Failure::new(Fault::Internal, "this command is not for the client socket's node"))
@@ -186,16 +190,23 @@ impl Client {
             }
         };
         let from = self.room.name().clone();
-        self.node.hub.exit(&self.room, &self.outbox);
+        let same = from == entry.room;
+        if !same {
+            self.node.hub.exit(&self.room, &self.outbox);
+        }
         let position = self.outbox.position();
-        self.room = self.node.take_seat(self.pair, &entry, &self.outbox);
+        match same {
+            // Who moves to where it is misses no frame.
+            true => self.node.keep_seat(&entry),
+            false => self.room = self.node.take_seat(self.pair, &entry, &self.outbox),
+        }
         let room = entry.room;
         (self.facts.room, self.facts.format) = (room.clone(), entry.format);
         self.live_under(entry.ruling);
         // A move to where it is already added one member too many to this node's count of listeners, not to the room.
         self.save_facts();
         let (node, pair, fence) = (self.node.clone(), self.pair, self.fence);
-        let (same, leave) = (from == room, from.clone());
+        let leave = from.clone();
         self.jobs.push_back(Box::pin(async move {
             if same {
                 node.lose_interest(&leave).await;
@@ -212,7 +223,11 @@ impl Client {
 
     fn pause(&mut self, params: PauseParams, cause: Cause, reply: ReplyTo) -> Option<Ending> {
         let PauseParams { direction, policy } = params;
-        let inward = matches!(direction, Direction::In | Direction::Both).then(|| self.inflow.pause(policy));
+        let inward = matches!(direction, Direction::In | Direction::Both).then(|| {
+            let waited = self.inflow.pause(policy);
+            self.let_go(waited);
+            self.inflow.position()
+        });
         let outward = matches!(direction, Direction::Out | Direction::Both).then(|| {
             self.writing = true;
             self.outbox.pause(policy)
@@ -228,14 +243,11 @@ impl Client {
         let (mut buffered, mut dropped) = (0, 0);
         let mut inward = None;
         if matches!(params.direction, Direction::In | Direction::Both) {
+            inward = Some(self.inflow.position());
             let waited = self.inflow.resume();
-            let count: u64 = waited.iter().map(Run::frames).sum();
-            inward = Some(self.inflow.frames - count);
-            buffered += count;
+            buffered += waited.iter().map(Held::frames).sum::<u64>();
             dropped += std::mem::take(&mut self.inflow.dropped_in_pause);
-            for run in waited {
-                self.publish(&run);
-            }
+            self.let_go(waited);
         }
         let outward = matches!(params.direction, Direction::Out | Direction::Both).then(|| {
             let resumed = self.outbox.resume();
@@ -271,6 +283,7 @@ impl Client {
 
     fn watch(&mut self, command: &Command, cause: Cause, reply: ReplyTo) -> Option<Ending> {
         self.facts.watching = watching_after(self.facts.watching, command);
+        self.outbox.watch_marks(self.facts.watching.marks);
         self.save_facts();
         self.changed(cause, reply, json!(self.facts.watching))
     }
