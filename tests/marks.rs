@@ -13,7 +13,7 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicU64, Ordering::SeqCst},
     },
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use rand::Rng as _;
@@ -25,14 +25,19 @@ use tokio_tungstenite::tungstenite::Message;
 const ROOM: &str = "stage";
 /// How far the sender may be ahead of those who set its pace.
 const WINDOW: u64 = 4_000;
+/// How long it waits for them at most before it sends more.
+const PAUSE: Duration = Duration::from_millis(200);
 const CONFLICT: i64 = -32009;
 
 fn numbered(numbers: impl IntoIterator<Item = u64>) -> Vec<Message> {
     numbers.into_iter().map(|number| Message::binary(number.to_be_bytes().to_vec())).collect()
 }
 
+fn number(frame: &Message) -> u64 {
+    u64::from_be_bytes(frame.clone().into_data()[..].try_into().expect("eight bytes"))
+}
+
 fn numbers(pipe: &ClientSocket) -> Vec<u64> {
-    let number = |frame: &Message| u64::from_be_bytes(frame.clone().into_data()[..].try_into().expect("eight bytes"));
     pipe.frames().iter().map(number).collect()
 }
 
@@ -80,7 +85,13 @@ impl Plan {
             self.sent.store(upto, SeqCst);
             sender.burst(numbered(from + 1..=upto)).await;
             for pacer in pacers.iter_mut() {
-                pacer.pipe.until_received(usize::try_from(upto.saturating_sub(WINDOW)).expect("a count")).await;
+                // Frames that were dropped never come: then it goes on all the same.
+                let near = async {
+                    while pacer.pipe.last().map_or(0, |frame| number(&frame)) + WINDOW < upto {
+                        pacer.pipe.more().await;
+                    }
+                };
+                drop(tokio::time::timeout(PAUSE, near).await);
             }
         }
     }
@@ -331,7 +342,7 @@ async fn a_place_is_right_whatever_happens_to_the_pipe(#[case] kind: Kind, #[cas
     let mut marker = Sibling::open(cluster.node(1), &sender.pair).await;
     let plan = Arc::new(Plan::default());
     let setting = async {
-        plan.set_marks(&mut marker, 0, 1_200).await;
+        plan.set_marks(&mut marker, 0, 600).await;
         plan.done.store(true, SeqCst);
     };
     let living = futures_util::future::join_all(restless.iter_mut().map(|one| one.live(&cluster, &plan)));
@@ -367,6 +378,138 @@ async fn a_place_is_right_whatever_happens_to_the_pipe(#[case] kind: Kind, #[cas
     println!(
         "{kind:?}, order {order}: {count} marks among {} frames, {checked} deliveries on {sockets} sockets checked, 0 wrong, {lost_marks} lost and told so",
         plan.sent.load(SeqCst),
+    );
+}
+
+/// Frames of the other room carry this besides their numbers.
+const OTHER: u64 = 1 << 40;
+/// How often each direction is paused, and the mover moves.
+const TURNS: usize = 12;
+
+/// Sends as fast as it can until it is told to stop; returns how many frames that were.
+async fn pour(sender: &mut ClientSocket, tag: u64, pacer: &mut ClientSocket, done: &AtomicBool) -> u64 {
+    let mut sent = 0;
+    while !done.load(SeqCst) {
+        let some = rand::rng().random_range(1..=100);
+        sender.burst(numbered((sent + 1..=sent + some).map(|number| number | tag))).await;
+        sent += some;
+        let near = async {
+            while pacer.last().map_or(0, |frame| number(&frame) & !OTHER) + WINDOW < sent {
+                pacer.more().await;
+            }
+        };
+        drop(tokio::time::timeout(PAUSE, near).await);
+    }
+    sent
+}
+
+fn count(value: &Value, name: &str) -> usize {
+    let count = value[name].as_u64().unwrap_or_else(|| panic!("no {name}: {value}"));
+    usize::try_from(count).expect("a count")
+}
+
+/// Pauses one direction again and again; returns where each pause stood, where it ended, and what was dropped in it.
+async fn pauses(sibling: &mut Sibling, direction: &str, pipe: Option<&ClientSocket>) -> Vec<(usize, usize, usize)> {
+    let mut told = Vec::new();
+    for policy in ["buffer", "drop", "hold"].iter().cycle().take(TURNS) {
+        let paused = sibling.must("client.pause", json!({"direction": direction, "policy": policy})).await;
+        for _ in 0..3 {
+            sibling.must("pair.get", json!({})).await;
+        }
+        let seen = pipe.map_or(0, ClientSocket::received);
+        let resumed = sibling.must("client.resume", json!({"direction": direction})).await;
+        let (stop, go) = (count(&paused, "position"), count(&resumed, "position"));
+        assert!(seen <= stop, "{seen} frames came, and it stopped at {stop}");
+        let dropped = count(&resumed, "dropped");
+        assert!(*policy == "drop" || dropped == 0 && go == stop, "{policy}: {paused} {resumed}");
+        told.push((stop, go, dropped));
+        for _ in 0..3 {
+            sibling.must("pair.get", json!({})).await;
+        }
+    }
+    told
+}
+
+#[rstest]
+#[case::alone(Kind::Memory, "sender")]
+#[case::across(Kind::Redis, "sender")]
+#[case::across_in_one_order(Kind::Redis, "room")]
+#[tokio::test(flavor = "multi_thread")]
+async fn pauses_and_moves_are_exact_to_the_frame_at_full_speed(#[case] kind: Kind, #[case] order: &str) {
+    let cluster = Cluster::start(kind, &Settings::new()).await;
+    let (rooms, node) = ([ROOM, "elsewhere"], |n| cluster.node(n));
+    for room in rooms {
+        specify(node(0), room, json!({"format": "binary", "order": order, "queue_bytes": 64 << 20})).await;
+    }
+    let enter = async |n, room| Agent::enter(node(n), node(n + 1), json!({"room": room, "format": "binary"})).await;
+    let (mut here, mut there) = (enter(0, rooms[0]).await, enter(1, rooms[1]).await);
+    let (mut near, mut far) = (enter(1, rooms[0]).await, enter(2, rooms[1]).await);
+    let (mut paused, mut mover) = (enter(2, rooms[0]).await, enter(0, rooms[0]).await);
+    let done = AtomicBool::new(false);
+    let working = async {
+        let moving = async {
+            let mut moves = Vec::new();
+            for turn in 0..TURNS {
+                // Every third time to where it is already.
+                let to = rooms[[1, 0, 0][turn % 3]];
+                let moved = mover.sibling.must("client.move", json!({"room": to})).await;
+                moves.push((to, count(&moved, "position")));
+            }
+            moves
+        };
+        let (pipe, sibling) = (&paused.pipe, &mut paused.sibling);
+        let all = tokio::join!(pauses(&mut here.sibling, "in", None), pauses(sibling, "out", Some(pipe)), moving);
+        done.store(true, SeqCst);
+        all
+    };
+    let ((ins, outs, moves), sent, _) = tokio::join!(
+        working,
+        pour(&mut here.pipe, 0, &mut near.pipe, &done),
+        pour(&mut there.pipe, OTHER, &mut far.pipe, &done)
+    );
+    // What the pauses of the sender dropped is missing for everyone, and nothing else is.
+    let mut published: Vec<_> = (1..=sent).collect();
+    let dropped = |number: &u64| {
+        let number = usize::try_from(*number).expect("a count");
+        ins.iter().any(|(stop, go, _)| (stop + 1..=*go).contains(&number))
+    };
+    published.retain(|number| !dropped(number));
+    assert_eq!(sent as usize - published.len(), ins.iter().map(|(.., dropped)| dropped).sum::<usize>());
+    near.pipe.until_received(published.len()).await;
+    assert_eq!(numbers(&near.pipe), published);
+
+    // Pauses towards a client drop exactly so many frames, exactly there.
+    let lost: usize = outs.iter().map(|(.., dropped)| dropped).sum();
+    paused.pipe.until_received(published.len() - lost).await;
+    let mut expected = published.clone();
+    for (stop, go, dropped) in &outs {
+        assert_eq!(stop, go, "no frame passes a pause");
+        expected.drain(*stop..stop + dropped);
+    }
+    assert_eq!(numbers(&paused.pipe), expected);
+
+    // Before a move's position only frames of the room that it left, one behind the other.
+    let (mut from, mut room, frames) = (0, rooms[0], numbers(&mover.pipe));
+    let mut parts = Vec::new();
+    for (to, position) in moves {
+        if to != room {
+            parts.push((room, from..position));
+            (from, room) = (position, to);
+        }
+    }
+    for (room, part) in parts {
+        let part = &frames[part];
+        assert!(part.iter().all(|number| (number & OTHER != 0) == (room == rooms[1])), "a frame of another room");
+        if let (Some(first), true) = (part.first(), room == rooms[0]) {
+            let begin = published.binary_search(first).expect("a frame that was published");
+            assert_eq!(part, &published[begin..begin + part.len()], "every frame between two moves");
+        } else {
+            assert!(part.windows(2).all(|pair| pair[1] == pair[0] + 1), "every frame between two moves");
+        }
+    }
+    println!(
+        "{kind:?}, order {order}: {sent} frames, {lost} dropped in pauses out, {} in",
+        sent as usize - published.len()
     );
 }
 
@@ -513,6 +656,8 @@ async fn refused_frames_count_and_so_does_who_may_publish() {
     let mut scene = Scene::start(Kind::Redis, json!({"format": "binary", "violations": "drop"})).await;
     let ahead = scene.from.sibling.ask("client.mark", json!({"data": "a", "after": 3})).await;
     let refused = scene.from.sibling.ask("client.mark", json!({"data": "b", "after": 2})).await;
+    // Both have come when this is answered.
+    scene.from.sibling.must("pair.get", json!({})).await;
     // A client that counts what it sends counts the second one, too.
     let mut frames = numbered([1, 3, 4]);
     frames.insert(1, Message::text("of the wrong kind"));
@@ -541,9 +686,7 @@ async fn a_mark_whose_frame_never_comes_is_told_of() {
     // As many as may wait; the next is refused, and everything else is still heard.
     let mut asked = Vec::new();
     for n in 0..64 {
-        asked.push(
-            scene.from.sibling.ask("client.mark", json!({"data": n, "after": 100 + n, "key": n.to_string()})).await,
-        );
+        asked.push(scene.from.sibling.ask("client.mark", json!({"data": n, "after": 100 + n})).await);
     }
     let full = scene.mark("one more", Some(7)).await.expect_err("too many wait");
     assert_eq!((full.code, full.data["code"].as_str()), (-32029, Some("rate_limited")), "{full:?}");
@@ -561,7 +704,7 @@ async fn a_mark_whose_frame_never_comes_is_told_of() {
             (&json!(n), &json!(100 + n), &json!(6)),
             "{missed}"
         );
-        assert!(data["reason"].is_string() && missed["cause"]["key"] == n.to_string(), "{missed}");
+        assert!(data["reason"].is_string() && missed["cause"]["id"] == id, "{missed}");
     }
     assert!(marks_of(&scene.to.sibling).is_empty());
 }
@@ -576,7 +719,7 @@ async fn a_mark_waits_for_half_a_minute_and_its_asker_a_little_longer() {
     let soon = scene.from.sibling.ask("client.mark", json!({"data": "in time", "after": 2})).await;
     while started.elapsed().as_secs() < 29 {
         assert_eq!(scene.from.sibling.must("pair.get", json!({})).await["client"], "live");
-        tokio::time::sleep(std::time::Duration::from_millis(250)).await;
+        tokio::time::sleep(Duration::from_millis(250)).await;
     }
     let fault = scene.from.sibling.reply(id).await.expect_err("its frame never came");
     assert!(fault.code == CONFLICT && fault.message.contains("1 frames"), "{fault:?}");

@@ -101,6 +101,16 @@ impl ClientSocket {
         self.heard.lock().expect("no panic under the lock").frames.len()
     }
 
+    /// The last data frame received so far.
+    pub fn last(&self) -> Option<Message> {
+        self.heard.lock().expect("no panic under the lock").frames.last().cloned()
+    }
+
+    /// Waits until something more was heard since this or another wait ended.
+    pub async fn more(&mut self) {
+        let _ = self.news.changed().await;
+    }
+
     /// All data frames received so far.
     pub fn frames(&self) -> Vec<Message> {
         self.heard.lock().expect("no panic under the lock").frames.clone()
