@@ -40,6 +40,12 @@
 //! carried out again. A command with a key is noted in the registry before it is carried out (`node::once`), so that
 //! sending it again is safe.
 //!
+//! **A mark** is a command with a place among the frames. It waits in the sender's actor until its frame has been read
+//! (`socket::marks`; the burst is split there), goes the way of the frames ([`Node::publish_mark`](node::Node::publish_mark))
+//! and stands between them in each outbox ([`Outbox`](hub::Outbox)). Nobody computes its place: it is how many frames
+//! have been taken when its turn comes, so that drops, pauses and moves can't make it wrong. Then the receiver's actor
+//! raises its event.
+//!
 //! **An event.** The client's actor raises it in its [`Story`](node::Story) → `Broker::append`: one atomic step that
 //! keeps the entry and publishes the same entry under the same position → `node::inbound` of every node with a
 //! listener → [`Follower`](node::Follower) → [`Feed`](node::Feed) → sibling → wire. A command's reply leaves after its

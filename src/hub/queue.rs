@@ -118,7 +118,8 @@ pub(super) struct Queue {
     /// Frames behind them.
     line: VecDeque<Item>,
     /// Marks whose turn has come and that are not told yet.
-    reached: Vec<Reached>,
+    reached: VecDeque<Reached>,
+    reached_bytes: usize,
     pub(super) level: Level,
     pub(super) paused: Option<PausePolicy>,
     /// What the room says is not for it now: it catches up with what the room has kept.
@@ -135,7 +136,8 @@ impl Queue {
         Self {
             promised: VecDeque::new(),
             line: VecDeque::new(),
-            reached: Vec::new(),
+            reached: VecDeque::new(),
+            reached_bytes: 0,
             level: Level { limit, ..Level::default() },
             paused: None,
             deaf: false,
@@ -217,7 +219,7 @@ impl Queue {
             room = self.level.limit.saturating_sub(self.level.queued_bytes);
         }
         // As with frames, an empty queue takes one that is larger than the bound.
-        if weight > room && self.level.queued_bytes > 0 {
+        if self.level.overflowed || weight > room && self.level.queued_bytes > 0 {
             self.news = true;
             self.level.dropped.marks += 1;
             self.level.overflowed |= self.slow == Slow::Close;
@@ -273,19 +275,22 @@ impl Queue {
     }
 
     fn turn_of(&mut self, mark: Arc<Mark>, weight: usize) {
-        self.reached.push(Reached { at: self.level.taken_frames, mark, weight });
+        self.reached_bytes += weight;
+        self.reached.push_back(Reached { at: self.level.taken_frames, mark, weight });
         self.news = true;
     }
 
-    /// The marks whose turn has come since this was last asked; they hold their bytes until then.
-    pub(super) fn take_reached(&mut self) -> Vec<Reached> {
-        let reached = std::mem::take(&mut self.reached);
-        if !reached.is_empty() {
-            let bytes = reached.iter().map(|reached| reached.weight).sum::<usize>();
-            self.level.mark_bytes -= bytes;
-            self.wrote(bytes);
-        }
-        reached
+    /// At most `most` marks whose turn has come, and whether there are more. They hold their bytes until then, and are
+    /// not to hold too many: all of them when they do.
+    pub(super) fn take_reached(&mut self, most: usize) -> (VecDeque<Reached>, bool) {
+        let all = self.reached.len() <= most || self.reached_bytes > self.level.limit / SHARE_OF_MARKS;
+        let rest = if all { VecDeque::new() } else { self.reached.split_off(most) };
+        let taken = std::mem::replace(&mut self.reached, rest);
+        let bytes = taken.iter().map(|reached| reached.weight).sum::<usize>();
+        self.reached_bytes -= bytes;
+        self.level.mark_bytes -= bytes;
+        self.wrote(bytes);
+        (taken, !all)
     }
 
     /// How many marks have not had their turn.
@@ -376,5 +381,19 @@ impl Queue {
         let Level { queued_bytes, limit, lagging, .. } = self.level;
         self.level.lagging = queued_bytes > limit / 2 || lagging && queued_bytes > limit / 8;
         self.news |= lagging != self.level.lagging;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn marks_cost_frames_nothing() {
+        assert_eq!(
+            size_of::<Item>(),
+            size_of::<Run>(),
+            "a line of frames is not longer because marks may stand in it"
+        );
     }
 }

@@ -49,13 +49,13 @@ impl Node {
         cause: Cause,
         line: &Line,
     ) -> Result<Value, Failure> {
-        let (key, name) = (cause.key.clone(), command.name());
+        let (key, name, wait) = (cause.key.clone(), command.name(), command.wait());
         let outcome = self.ask_unless_known(pair, command, cause, line).await;
         let absent = |failure: &Failure| matches!(failure.fault, Fault::ClientDetached | Fault::Gone);
         match (outcome, key) {
             // It may have been this very command that closed the client socket or ended the pair.
             (Err(failure), Some(key)) if absent(&failure) => {
-                let deadline = Instant::now() + self.settings.command_timeout;
+                let deadline = Instant::now() + self.settings.command_timeout + wait;
                 loop {
                     match self.recall(pair, &key, name).await? {
                         Some(Reply::Done(result)) => return Ok(result),
@@ -77,7 +77,7 @@ impl Node {
         cause: Cause,
         line: &Line,
     ) -> Result<Value, Failure> {
-        let deadline = Instant::now() + self.settings.command_timeout;
+        let deadline = Instant::now() + self.settings.command_timeout + command.wait();
         let mut looks = 0;
         while looks < LOOKS {
             if looks > 0 {

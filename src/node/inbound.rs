@@ -64,6 +64,11 @@ impl Node {
                     room.fan_out(&run, except);
                 }
             }
+            Ok(Envelope::Mark { from, mark }) if from != Some(self.id) => {
+                if let Some(room) = self.hub.room(room) {
+                    room.fan_out_mark(&Arc::new(mark));
+                }
+            }
             Ok(Envelope::Notice(notice)) => self.noticed(room, notice),
             Ok(_) => {}
             Err(why) => tracing::warn!(%room, why, "an envelope could not be read"),
@@ -74,9 +79,14 @@ impl Node {
         match Envelope::read(bytes) {
             Ok(Envelope::Mail(Mail::Ask { number, from, pair, command, cause })) => {
                 let reply = ReplyTo::Node(from, number);
+                let (wait, ask) = (command.wait(), (from, number));
                 let heard = match command.changes_nothing() {
                     true => Known::First,
-                    false => self.asked.hear((from, number), self.settings.command_timeout * 2),
+                    // Remembered apart: the many that come again soon or never are not to be kept as long.
+                    false if wait > Duration::ZERO => {
+                        self.asked_to_wait.hear(ask, (self.settings.command_timeout + wait) * 2)
+                    }
+                    false => self.asked.hear(ask, self.settings.command_timeout * 2),
                 };
                 match heard {
                     Known::First => match command {

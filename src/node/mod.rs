@@ -70,7 +70,7 @@ use crate::{
     broker::{Broker, BrokerError, Group, Keep, Link, Member, Registry},
     hub::{Hub, Room},
     protocol::{
-        Cause, Command, Envelope, Failure, Fault, Fence, Mail, NodeId, PairId, Reply, RoomName, RoomSpec, Run,
+        Cause, Command, Envelope, Failure, Fault, Fence, Mail, Mark, NodeId, PairId, Reply, RoomName, RoomSpec, Run,
         Settings, SiblingId, TicketKeys, Topic, Violations,
     },
 };
@@ -209,12 +209,14 @@ pub struct Node {
     parked: DashMap<PairId, Parked>,
     /// The rooms whose histories are followed for members here.
     followings: past::Followings,
-    /// Frames that the full queue to the broker did not take.
+    /// Frames and marks that the full queue to the broker did not take.
     unpublished: AtomicU64,
     /// How often it was heard that rooms changed.
     rules_heard: AtomicU64,
     /// Commands of other nodes that may come again.
     asked: asked::Asked<(NodeId, u64)>,
+    /// The same for those that may wait long before they are carried out.
+    asked_to_wait: asked::Asked<(NodeId, u64)>,
     /// Commands with keys that were carried out here.
     keyed: asked::Asked<once::Name>,
     /// The siblings that are here.
@@ -268,6 +270,7 @@ impl Node {
             unpublished: AtomicU64::new(0),
             rules_heard: AtomicU64::new(0),
             asked: asked::Asked::default(),
+            asked_to_wait: asked::Asked::default(),
             keyed: asked::Asked::default(),
             siblings: dashmap::DashSet::new(),
             parting: AtomicUsize::new(0),
@@ -308,20 +311,56 @@ impl Node {
     /// to the others. False when the broker did not take them: then nobody gets them.
     pub fn publish(&self, room: &Room, spec: &RoomSpec, run: &Run, sender: Option<PairId>) -> bool {
         let except = sender.filter(|_| !spec.echo);
-        if spec.is_ordered() {
-            return self.publish_abroad(room, run, || Envelope::ordered(except, run));
-        }
-        room.fan_out(run, except);
-        self.publish_abroad(room, run, || Envelope::frames(self.id, run));
-        true
+        self.spread(
+            room,
+            spec,
+            run.frames(),
+            || room.fan_out(run, except),
+            |from| {
+                Ok(match from {
+                    Some(node) => Envelope::frames(node, run),
+                    None => Envelope::ordered(except, run),
+                })
+            },
+        )
     }
 
-    fn publish_abroad(&self, room: &Room, run: &Run, envelope: impl FnOnce() -> bytes::Bytes) -> bool {
+    /// A mark takes the way of the frames, so that it keeps its place among them: behind all that were published before
+    /// it, and before all that follow. False as for frames.
+    pub fn publish_mark(&self, room: &Room, spec: &RoomSpec, mark: &Arc<Mark>) -> bool {
+        self.spread(room, spec, 1, || room.fan_out_mark(mark), |from| Envelope::mark(from, mark))
+    }
+
+    /// To the members here by `here` and to the others by what `envelope` makes for them; where the broker's order is
+    /// everyone's, to all of them by what it makes without this node's name.
+    fn spread(
+        &self,
+        room: &Room,
+        spec: &RoomSpec,
+        count: u64,
+        here: impl FnOnce(),
+        envelope: impl FnOnce(Option<NodeId>) -> Result<bytes::Bytes, Failure>,
+    ) -> bool {
+        let one_order = spec.is_ordered();
+        if !one_order {
+            here();
+        }
+        let envelope = || envelope(Some(self.id).filter(|_| !one_order));
+        self.publish_abroad(room, count, envelope) || !one_order
+    }
+
+    fn publish_abroad(
+        &self,
+        room: &Room,
+        count: u64,
+        envelope: impl FnOnce() -> Result<bytes::Bytes, Failure>,
+    ) -> bool {
         let topic = || Topic::Room(room.name().clone());
-        if self.leased() && self.broker.publish(&topic(), envelope()).is_ok() {
+        let publish = |bytes| self.broker.publish(&topic(), bytes).map_err(Failure::from);
+        if self.leased() && envelope().and_then(publish).is_ok() {
             return true;
         }
-        if self.unpublished.fetch_add(run.frames(), Relaxed) == 0 {
+        if self.unpublished.fetch_add(count, Relaxed) == 0 {
             tracing::warn!(room = %room.name(), "frames for other nodes were dropped: the broker is behind");
         }
         false
@@ -334,6 +373,7 @@ impl Node {
             ReplyTo::Here(waiting) => drop(waiting.send(outcome)),
             ReplyTo::Node(node, number) => {
                 self.asked.replied(&(node, number), &outcome);
+                self.asked_to_wait.replied(&(node, number), &outcome);
                 self.post(node, &Mail::Reply { number, outcome });
             }
             ReplyTo::Keyed(keyed) => self.reply_keyed(*keyed, outcome),

@@ -226,6 +226,7 @@ impl Node {
             }
             None => {
                 let outbox = Arc::new(Outbox::new(settings.queue_bytes, settings.slow));
+                outbox.watch_marks(facts.watching.marks);
                 // Where frames are kept, it hears of them when it has those that were before.
                 outbox.set_deaf(entry.ruling.spec.keeps().is_some());
                 let room = self.take_seat(pair, &entry, &outbox);

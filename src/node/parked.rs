@@ -5,7 +5,7 @@
 //! room, bounded as ever, until the next socket takes it over. One that opens on another node can't: it is told how many
 //! frames were lost.
 
-use std::sync::{Arc, atomic::Ordering::Relaxed};
+use std::sync::Arc;
 
 use serde_json::json;
 use tokio::time::{Duration, Instant};
@@ -88,9 +88,7 @@ impl Node {
         let exact = received.map_or(parked.clean, |received| received <= parked.given);
         // It was counted as a listener to the room already.
         self.lose_interest(&entry.room).await;
-        if self.rules_heard.load(Relaxed) != entry.heard {
-            self.look_at_room_soon(&entry.room, None);
-        }
+        self.keep_seat(entry);
         Some((Resumption { replayed, lost, exact }, Some(parked)))
     }
 

@@ -113,7 +113,7 @@ pub struct Entry {
     /// What holds there.
     pub ruling: Ruling,
     /// How many changes of rooms had been heard of before.
-    pub(super) heard: u64,
+    heard: u64,
 }
 
 /// A room as others see it.
@@ -304,11 +304,16 @@ impl Node {
     /// Takes the seat in a room that was entered: frames reach the outbox from now on.
     pub fn take_seat(self: &Arc<Self>, pair: PairId, entry: &Entry, outbox: &Arc<Outbox>) -> Arc<Room> {
         let room = self.hub.enter(&entry.room, pair, outbox);
+        self.keep_seat(entry);
+        room
+    }
+
+    /// Keeps the seat in a room that was entered once more.
+    pub fn keep_seat(self: &Arc<Self>, entry: &Entry) {
         // A change that was told between the entry and the seat did not reach this one.
         if self.rules_heard.load(Relaxed) != entry.heard {
             self.look_at_room_soon(&entry.room, None);
         }
-        room
     }
 
     /// Leaves a room, for the cluster; the caller left it in the hub before.

@@ -86,6 +86,13 @@ impl Story {
         self.push(kind, data, Some(cause), Some((reply, outcome)));
     }
 
+    /// How many events may come at once without that any has to be given up, and with room for others: no bound while the
+    /// broker is away, so that nothing waits for it but events.
+    #[must_use]
+    pub fn room(&self) -> usize {
+        if self.away { usize::MAX } else { (MOST_WAITING / 2).saturating_sub(self.waiting.len()) }
+    }
+
     fn push(&mut self, kind: EventKind, data: Value, cause: Option<Cause>, reply: Option<(ReplyTo, Reply)>) {
         if self.waiting.len() >= MOST_WAITING {
             self.give_one_up();

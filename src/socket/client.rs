@@ -15,9 +15,11 @@ use tokio_util::sync::WaitForCancellationFutureOwned;
 use super::{
     Upgraded, farewell,
     heartbeat::{Beat, Heartbeat},
+    inflow::Inflow,
     kept::{self, Kept},
+    marks::Marks,
     pace::Pace,
-    pipe::{Inflow, LagWatch, Refusals, TOO_BIG},
+    pipe::{LagWatch, Refusals, TOO_BIG},
     read::Reader,
     switch::{self, Switching},
     terms::Terms,
@@ -56,6 +58,7 @@ pub(super) struct Client {
     pub(super) kept: Option<Box<Kept>>,
     /// Its peer has been told to come back with another socket.
     pub(super) switching: Option<Box<Switching>>,
+    pub(super) marks: Marks,
     pub(super) lag: LagWatch,
     pub(super) refusals: Refusals,
     /// Things to do with the registry, one after the other, beside everything else.
@@ -162,6 +165,7 @@ pub async fn serve_client(
         inflow: Inflow::default(),
         kept: None,
         switching: None,
+        marks: Marks::default(),
         lag: LagWatch::default(),
         refusals: Refusals::default(),
         jobs: VecDeque::new(),
@@ -229,10 +233,14 @@ impl Client {
                     Err(Disconnected) => return Ending::Gone,
                 }
             }
-            if outbox.take_news()
-                && let Some(ending) = self.check_lag()
-            {
-                return ending;
+            if outbox.take_news() {
+                self.marks.reached = true;
+                if let Some(ending) = self.check_lag() {
+                    return ending;
+                }
+            }
+            if self.marks.reached {
+                self.tell_marks();
             }
             self.catch_up();
             self.set_alarm(alarm.as_mut());
@@ -323,6 +331,7 @@ impl Client {
             self.refusals.due(),
             self.pass.due(),
             self.leave_at,
+            self.marks.due(),
             switch_by,
         ];
         times.into_iter().flatten().fold(self.heart.next(), Instant::min)
@@ -360,6 +369,7 @@ impl Client {
         if self.refusals.due().is_some_and(|at| at <= now) {
             self.tell_refusals();
         }
+        self.give_late_marks_up(now);
         self.check_lag()
     }
 
@@ -424,18 +434,22 @@ impl Client {
         let parked = switching.and_then(|switching| self.hand_over(*switching, level.taken_frames, clean));
         self.abandon_jobs().await;
         self.tell_refusals();
+        let lost_marks = self.end_marks();
         for room in self.rooms_to_leave(parked.as_ref()) {
             self.node.exit(self.pair, self.fence, &room).await;
         }
         if let Some(parked) = parked {
             self.node.park(self.pair, parked, self.facts.linger());
         }
-        let data = json!({
+        let mut data = json!({
             "epoch": self.fence.epoch, "code": closing.code, "reason": closing.reason, "clean": clean, "by": by,
             "frames_in": self.inflow.frames, "bytes_in": self.inflow.bytes,
             "frames_out": level.taken_frames, "bytes_out": level.taken_bytes,
             "seconds": self.since.elapsed().as_millis() as f64 / 1_000.0,
         });
+        if let Some(lost) = lost_marks {
+            data["marks_lost"] = json!(lost);
+        }
         let mut parting = Parting::closed(self.story, self.pair, self.fence, self.facts, data, cause.clone());
         if let Some(reason) = pair_ends.clone() {
             parting = parting

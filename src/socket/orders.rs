@@ -8,6 +8,7 @@ use tokio::time::Instant;
 
 use super::{
     client::{Client, Ending, JobDone},
+    inflow::Held,
     kept::Kept,
     terms::sent_away,
     write::Writer,
@@ -56,16 +57,13 @@ async fn begin_there(
     entry: Entry,
     facts: &Facts,
 ) -> Result<Moving, Failure> {
-    let Some(history) = entry.ruling.spec.keeps() else { return Ok(Moving { entry, past: None }) };
+    let history = entry.ruling.spec.keeps().filter(|_| entry.room != facts.room);
+    let Some(history) = history else { return Ok(Moving { entry, past: None }) };
     let mut there = Facts { room: entry.room.clone(), trace: None, ..facts.clone() };
     match node.begin_past((pair, fence.epoch), &mut there, history, Wish::default()).await {
         Ok(past) => Ok(Moving { entry, past: Some((past, there.trace)) }),
         Err(failure) => {
-            if entry.room == facts.room {
-                node.lose_interest(&entry.room).await;
-            } else {
-                node.exit(pair, fence, &entry.room).await;
-            }
+            node.exit(pair, fence, &entry.room).await;
             Err(failure)
         }
     }
@@ -96,6 +94,10 @@ impl Client {
             Command::Move(params) => return self.begin_move(params, cause, reply),
             Command::Pause(params) => return self.pause(params, cause, reply),
             Command::Resume(params) => return self.resume(params, cause, reply),
+            Command::Mark(params) => {
+                self.mark(params, cause, reply);
+                return None;
+            }
             Command::Set(params) => return self.set(params, cause, reply),
             Command::Watch(_) | Command::Unwatch(_) => return self.watch(&command, cause, reply),
             Command::Switch(params) => return self.begin_switch(params, cause, reply),
@@ -120,7 +122,6 @@ impl Client {
             | Command::RoomClose(_)
             | Command::Signal(_)
             | Command::Ack(_)
-            | Command::Mark(_)
             | Command::Unpark { .. }
             | Command::Discover => {
                 Err(Failure::new(Fault::Internal, "this command is not for the client socket's node"))
@@ -255,14 +256,23 @@ impl Client {
             }
         };
         let from = self.room.name().clone();
-        self.node.hub.exit(&self.room, &self.outbox);
+        let same = from == entry.room;
+        if !same {
+            self.node.hub.exit(&self.room, &self.outbox);
+        }
         let position = self.outbox.position();
-        self.leave_kept();
-        self.outbox.set_deaf(past.is_some());
-        self.room = self.node.take_seat(self.pair, &entry, &self.outbox);
+        match same {
+            // Who moves to where it is misses no frame.
+            true => self.node.keep_seat(&entry),
+            false => {
+                self.leave_kept();
+                self.outbox.set_deaf(past.is_some());
+                self.room = self.node.take_seat(self.pair, &entry, &self.outbox);
+                self.facts.trace = None;
+            }
+        }
         let room = entry.room;
         (self.facts.room, self.facts.format) = (room.clone(), entry.format);
-        self.facts.trace = None;
         if let Some((past, trace)) = past {
             self.facts.trace = trace.map(|trace| trace.from_count(position));
             self.begin_kept(past);
@@ -306,7 +316,11 @@ impl Client {
 
     fn pause(&mut self, params: PauseParams, cause: Cause, reply: ReplyTo) -> Option<Ending> {
         let PauseParams { direction, policy } = params;
-        let inward = matches!(direction, Direction::In | Direction::Both).then(|| self.inflow.pause(policy));
+        let inward = matches!(direction, Direction::In | Direction::Both).then(|| {
+            let waited = self.inflow.pause(policy);
+            self.let_go(waited);
+            self.inflow.position()
+        });
         let outward = matches!(direction, Direction::Out | Direction::Both).then(|| {
             self.writing = true;
             self.outbox.pause(policy)
@@ -325,14 +339,11 @@ impl Client {
         let (mut buffered, mut dropped) = (0, 0);
         let mut inward = None;
         if matches!(params.direction, Direction::In | Direction::Both) {
+            inward = Some(self.inflow.position());
             let waited = self.inflow.resume();
-            let count: u64 = waited.iter().map(Run::frames).sum();
-            inward = Some(self.inflow.frames - count);
-            buffered += count;
+            buffered += waited.iter().map(Held::frames).sum::<u64>();
             dropped += std::mem::take(&mut self.inflow.dropped_in_pause);
-            for run in waited {
-                self.publish(&run);
-            }
+            self.let_go(waited);
         }
         let outward = matches!(params.direction, Direction::Out | Direction::Both).then(|| {
             let resumed = self.outbox.resume();
@@ -371,6 +382,7 @@ impl Client {
 
     fn watch(&mut self, command: &Command, cause: Cause, reply: ReplyTo) -> Option<Ending> {
         self.facts.watching = watching_after(self.facts.watching, command);
+        self.outbox.watch_marks(self.facts.watching.marks);
         self.save_facts();
         self.changed(cause, reply, json!(self.facts.watching))
     }

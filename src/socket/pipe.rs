@@ -1,7 +1,5 @@
 //! What concerns frames in the actor of a client socket: taking them from the client, and the client's lag.
 
-use std::collections::VecDeque;
-
 use serde_json::json;
 use tokio::time::{Duration, Instant};
 
@@ -26,41 +24,6 @@ const WRONG_KIND: &str = "a frame of the wrong kind";
 pub(super) const TOO_BIG: &str = "a frame over the limit";
 const NOT_GRANTED: &str = "not everyone may publish in this room";
 pub(super) const BEHIND: &str = "the broker did not take a frame, and the room has one order for all";
-
-/// Frames from the client.
-#[derive(Default)]
-pub(super) struct Inflow {
-    /// Frames received since the socket opened: the client's position as a sender.
-    pub(super) frames: u64,
-    /// Their payload, in bytes.
-    pub(super) bytes: u64,
-    /// Frames published as the client, by itself or by its siblings.
-    pub(super) published: u64,
-    /// Stopped, and how.
-    pub(super) paused: Option<PausePolicy>,
-    /// Waiting to be published after a pause, bounded by the queue's size.
-    pub(super) waiting: VecDeque<Run>,
-    waiting_bytes: usize,
-    /// Dropped in pauses since the socket opened.
-    pub(super) dropped: Dropped,
-    /// Frames dropped in the present pause.
-    pub(super) dropped_in_pause: u64,
-}
-
-impl Inflow {
-    /// Stops; returns the position.
-    pub(super) fn pause(&mut self, policy: PausePolicy) -> u64 {
-        self.paused = Some(policy);
-        self.frames - self.waiting.iter().map(Run::frames).sum::<u64>()
-    }
-
-    /// Goes on; returns what waited.
-    pub(super) fn resume(&mut self) -> VecDeque<Run> {
-        self.paused = None;
-        self.waiting_bytes = 0;
-        std::mem::take(&mut self.waiting)
-    }
-}
 
 /// Turns an outbox's level into `client.lagging` and `client.caught_up`.
 #[derive(Default)]
@@ -120,6 +83,7 @@ impl Client {
             }
             match incoming {
                 Incoming::Frame(kind, payload) if self.may_send(kind, payload.len()) => {
+                    self.inflow.sent += 1;
                     self.inflow.frames += 1;
                     self.inflow.bytes += payload.len() as u64;
                     if self.pace.limited() {
@@ -127,7 +91,12 @@ impl Client {
                     }
                     batch.push(kind, &payload);
                 }
-                Incoming::Frame(kind, _) => ending = self.violated(kind),
+                Incoming::Frame(kind, _) => {
+                    // The frames of a run stand one behind the other among all that the client sent.
+                    self.pass_on(&mut batch);
+                    self.inflow.sent += 1;
+                    ending = self.violated(kind);
+                }
                 Incoming::Ping(payload) => {
                     writer.pong(&payload);
                     self.writing = true;
@@ -142,9 +111,7 @@ impl Client {
             }
             next = reader.ready();
         }
-        if !batch.is_empty() {
-            self.publish_or_wait(batch.finish());
-        }
+        self.pass_on(&mut batch);
         if let Some(held_back) = self.pace.news() {
             self.story.raise(EventKind::ClientLimited, held_back, None);
         }
@@ -166,7 +133,18 @@ impl Client {
         (self.terms.violations == Violations::Close).then(|| Ending::gateway(code))
     }
 
-    fn publish_or_wait(&mut self, run: Run) {
+    /// The last frames that the client has sent go their way. Without marks that wait among them, at the cost of one
+    /// comparison.
+    fn pass_on(&mut self, batch: &mut RunBuilder) {
+        if self.marks.next() <= self.inflow.sent {
+            self.pass_on_with_marks(batch.finish());
+        } else if !batch.is_empty() {
+            self.publish_or_wait(batch.finish(), self.inflow.sent);
+        }
+    }
+
+    /// A run goes its way that ends at the position `upto`.
+    pub(super) fn publish_or_wait(&mut self, run: Run, upto: u64) {
         match self.inflow.paused {
             None => self.publish(&run),
             Some(PausePolicy::Drop) => {
@@ -174,10 +152,7 @@ impl Client {
                 self.inflow.dropped.bytes += run.payload_bytes();
                 self.inflow.dropped_in_pause += run.frames();
             }
-            Some(PausePolicy::Buffer | PausePolicy::Hold) => {
-                self.inflow.waiting_bytes += run.len();
-                self.inflow.waiting.push_back(run);
-            }
+            Some(PausePolicy::Buffer | PausePolicy::Hold) => self.inflow.hold(run, upto),
         }
     }
 

@@ -125,9 +125,9 @@ impl Sending {
     }
 
     /// Takes something that stands among the frames without being one.
-    pub(super) fn push_between(&mut self, bytes: Bytes) {
+    pub(super) fn push_between(&mut self, bytes: Bytes, reply: Option<(ReplyTo, Reply)>) {
         self.bytes += bytes.len();
-        self.waiting.push_back(Waiting { bytes: bytes.into(), frames: 0, own: 0, closed: true, reply: None });
+        self.waiting.push_back(Waiting { bytes: bytes.into(), frames: 0, own: 0, closed: true, reply });
     }
 
     /// Appends what waits, or a part of it; completes when that stands. May be dropped while it waits.

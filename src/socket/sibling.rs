@@ -32,9 +32,9 @@ use crate::{
 const LARGEST: usize = 64 << 10;
 /// The bound of the queue towards a sibling, in bytes. Events wait in the history when it is half full.
 const QUEUE: usize = 1 << 20;
-/// The most messages that are worked on at once; more are left unread.
-const IN_FLIGHT: usize = 64;
-
+/// The most messages that are worked on at once; more are left unread. More than the marks that may wait for frames at a
+/// time, so that these do not keep other commands from being heard.
+const IN_FLIGHT: usize = 96;
 /// The most events that are told in one go: some 30 KiB.
 const TOLD_TOGETHER: usize = 64;
 /// In a drain, how often a sibling that leaves looks whether its last commands are answered.

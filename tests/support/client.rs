@@ -62,6 +62,17 @@ impl ClientSocket {
         sent.expect("the pipe takes or refuses a frame in time").is_ok()
     }
 
+    /// Sends many frames in as few writes as they fit into.
+    pub async fn burst(&mut self, frames: impl IntoIterator<Item = Message>) {
+        let sent = tokio::time::timeout(PATIENCE, async {
+            for frame in frames {
+                self.sink.feed(frame).await?;
+            }
+            self.sink.flush().await
+        });
+        sent.await.expect("the pipe takes frames in time").expect("an open pipe");
+    }
+
     pub async fn text(&mut self, text: impl Into<String>) {
         self.send(Message::text(text.into())).await;
     }
@@ -88,6 +99,16 @@ impl ClientSocket {
     /// Data frames received so far on this socket.
     pub fn received(&self) -> usize {
         self.heard.lock().expect("no panic under the lock").frames.len()
+    }
+
+    /// The last data frame received so far.
+    pub fn last(&self) -> Option<Message> {
+        self.heard.lock().expect("no panic under the lock").frames.last().cloned()
+    }
+
+    /// Waits until something more was heard since this or another wait ended.
+    pub async fn more(&mut self) {
+        let _ = self.news.changed().await;
     }
 
     /// All data frames received so far.
