@@ -12,6 +12,9 @@ use crate::protocol::RoomName;
 
 /// How many anchors are remembered of a socket; a count before the oldest can't be told exactly.
 const MOST: usize = 8;
+/// How many sockets before the present one are remembered: a peer may not know of one that was opened for it and broke
+/// before it heard of that.
+const SOCKETS: usize = 3;
 
 /// One place of a pipe.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -47,7 +50,7 @@ pub struct Trace {
     /// Which of the room's histories: one that begins anew, because the broker lost it, has another era. 0 when it had
     /// not begun.
     pub era: u32,
-    /// Of the present and the last client socket, oldest first.
+    /// Of the present client socket and the last few, oldest first.
     pub anchors: Vec<Anchor>,
     /// Where the last one stopped.
     pub stop: Option<Stop>,
@@ -96,13 +99,15 @@ impl Resumption {
 }
 
 impl Trace {
-    /// The trace of a socket that begins here. Of those before it, only the last one's anchors are kept.
+    /// The trace of a socket that begins here. Of those before it, the last few are remembered.
     #[must_use]
     pub fn begun(before: Option<Self>, room: &RoomName, era: u32, base: Anchor) -> Self {
         let kept = before.filter(|before| before.room == *room && (before.era == era || before.era == 0));
         let (mut anchors, stop) = kept.map_or((Vec::new(), None), |before| (before.anchors, before.stop));
-        let last = anchors.iter().map(|anchor| anchor.epoch).filter(|epoch| *epoch != base.epoch).max();
-        anchors.retain(|anchor| Some(anchor.epoch) == last);
+        let mut sockets: Vec<_> = anchors.iter().map(|anchor| anchor.epoch).collect();
+        sockets.dedup();
+        let oldest = sockets.len().checked_sub(SOCKETS).map_or(0, |at| sockets[at]);
+        anchors.retain(|anchor| anchor.epoch >= oldest);
         anchors.push(base);
         Self { room: room.clone(), era, anchors, stop }
     }
@@ -279,8 +284,11 @@ mod tests {
         let next = Trace::begun(Some(trace), &room(), 7, anchor(2, 0, 140, true));
         assert_eq!(told(&next, Some(4)), exactly(6));
         assert_eq!(next.backlog(now, Some(10), Some(1)), exactly(40), "the socket before was the last that it knew");
-        let third = Trace::begun(Some(next), &room(), 7, anchor(3, 0, 145, true));
-        assert_eq!(third.anchors.len(), 2, "those of the last, and its own");
-        assert_eq!(third.backlog(now, Some(1), Some(1)).frames, None);
+        let mut later = next;
+        for epoch in 3..=5 {
+            later = Trace::begun(Some(later), &room(), 7, anchor(epoch, 0, 145, true));
+        }
+        assert_eq!(later.backlog(now, Some(4), Some(2)), exactly(6), "three before the present one");
+        assert_eq!(later.backlog(now, Some(1), Some(1)).frames, None);
     }
 }

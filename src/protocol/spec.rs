@@ -42,7 +42,7 @@ pub struct History {
 }
 
 /// The most that a room keeps.
-const LONGEST_HISTORY: History = History { messages: 100_000, seconds: 24 * 3_600 };
+const LONGEST_HISTORY: History = History { messages: 1_000_000, seconds: 24 * 3_600 };
 
 impl Default for History {
     /// Enough for a reconnect of some minutes in a room that is not too busy.

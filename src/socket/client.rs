@@ -316,7 +316,14 @@ impl Client {
 
     fn asked_to_yield(&mut self, held: Fence, reply: ReplyTo) -> Option<Ending> {
         if held == self.fence {
-            return Some(Ending::Yield(reply));
+            return match &mut self.switching {
+                Some(switching) => {
+                    // It is for this that it closes; what its peer has sent before is taken first.
+                    switching.is_waited_for(&self.node, reply);
+                    None
+                }
+                None => Some(Ending::Yield(reply)),
+            };
         }
         self.node.reply(reply, Reply::NotHere);
         None
@@ -398,7 +405,7 @@ impl Client {
                 (why_disowned(&self.node, self.pair, self.fence).await, "gateway", None, None, None, None)
             }
         };
-        let switching = match self.switching.take() {
+        let mut switching = match self.switching.take() {
             Some(switching) if pair_ends.is_none() && !disowned => Some(switching),
             Some(switching) => {
                 self.forget_switch(*switching);
@@ -407,6 +414,7 @@ impl Client {
             None => None,
         };
         // However it ends, its peer has been told why.
+        let waiting = switching.as_mut().map(|switching| std::mem::take(&mut switching.waited_for));
         let (closing, by, cause) = match &switching {
             Some(switching) => (Closing::new(CloseCode::Switched), "sibling", Some(switching.cause.clone())),
             None => (closing, by, cause),
@@ -457,7 +465,7 @@ impl Client {
         }
         // It goes on by itself when the broker is away.
         let parted = tokio::time::timeout(LAST_WORDS, self.node.part(parting)).await;
-        if let Some(reply) = yielding {
+        for reply in yielding.into_iter().chain(waiting.into_iter().flatten()) {
             self.node.reply(reply, Reply::Done(json!({})));
         }
         if let Some(reply) = reply {

@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     hub::{Outbox, Room},
-    node::{Facts, Parked, ReplyTo, Stop, Trace},
+    node::{Facts, Node, Parked, ReplyTo, Stop, Trace},
     protocol::{
         Cause, CloseCode, Closing, EventKind, Failure, Fault, Format, Grants, Reply, RoomName, Settings, Side,
         SwitchParams,
@@ -25,6 +25,10 @@ use crate::{
 
 /// How long a peer may take to answer the close.
 const GRACE: Duration = Duration::from_secs(5);
+/// How long it may take when the next socket is there already.
+const HASTE: Duration = Duration::from_secs(1);
+/// How many sockets may wait for its place.
+const MOST_WAITING: usize = 16;
 
 /// The outcome of entering the room where the next socket is to be, for the cluster.
 pub(super) struct Entered {
@@ -55,6 +59,20 @@ pub(super) struct Switching {
     pub(super) cause: Cause,
     /// Whether the peer has been told.
     told: bool,
+    /// Sockets that want its place.
+    pub(super) waited_for: Vec<ReplyTo>,
+}
+
+impl Switching {
+    /// Another socket wants its place already.
+    pub(super) fn is_waited_for(&mut self, node: &Arc<Node>, reply: ReplyTo) {
+        self.until = self.until.min(Instant::now() + HASTE);
+        if self.waited_for.len() < MOST_WAITING {
+            self.waited_for.push(reply);
+        } else {
+            node.reply(reply, Reply::Again);
+        }
+    }
 }
 
 impl Client {
@@ -176,7 +194,14 @@ impl Client {
             kept.stop_catching();
         }
         let (waiting, until) = (room.zip(waiting), Instant::now() + GRACE);
-        self.switching = Some(Box::new(Switching { facts, waiting, until, cause: cause.clone(), told: false }));
+        self.switching = Some(Box::new(Switching {
+            facts,
+            waiting,
+            until,
+            cause: cause.clone(),
+            told: false,
+            waited_for: Vec::new(),
+        }));
         self.story.raise_and_reply(EventKind::ClientSwitching, data, cause, reply, Reply::Done(result));
     }
 }

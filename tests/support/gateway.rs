@@ -234,6 +234,11 @@ impl Cluster {
         self.nodes.len()
     }
 
+    /// Puts a new node in the place of one that is gone.
+    pub async fn restart(&mut self, index: usize) {
+        self.nodes[index] = Gateway::start(&self.broker, &self.settings).await;
+    }
+
     /// Adds one more node with the settings of the others.
     pub async fn join(&mut self) -> &Gateway {
         let node = Gateway::start(&self.broker, &self.settings).await;
