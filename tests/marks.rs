@@ -737,5 +737,7 @@ async fn a_mark_waits_for_half_a_minute_and_its_asker_a_little_longer() {
     assert_eq!(fault.code, CONFLICT, "mail that was sent again and again waited once");
     scene.from.sibling.event("mark.missed").await;
     scene.send(2..=2).await;
+    let missed = scene.from.sibling.story().iter().filter(|told| kind_of(told) == "mark.missed").count();
+    assert_eq!(missed, 2);
     assert!(marks_of(&scene.to.sibling).is_empty());
 }

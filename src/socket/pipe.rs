@@ -154,7 +154,7 @@ impl Client {
     /// Publishes to the room as this client.
     pub(super) fn publish(&mut self, run: &Run) {
         self.inflow.published += run.frames();
-        self.sent_much = run.len() >= BATCH;
+        self.sent_much |= run.len() >= BATCH;
         let sender = Some((self.pair, &self.outbox));
         if !self.node.publish(&self.room, &self.terms.ruling.spec, run, sender) {
             self.refuse_all(BEHIND, run.frames());
