@@ -342,7 +342,7 @@ async fn a_place_is_right_whatever_happens_to_the_pipe(#[case] kind: Kind, #[cas
     let mut marker = Sibling::open(cluster.node(1), &sender.pair).await;
     let plan = Arc::new(Plan::default());
     let setting = async {
-        plan.set_marks(&mut marker, 0, 600).await;
+        plan.set_marks(&mut marker, 0, 400).await;
         plan.done.store(true, SeqCst);
     };
     let living = futures_util::future::join_all(restless.iter_mut().map(|one| one.live(&cluster, &plan)));
@@ -384,7 +384,7 @@ async fn a_place_is_right_whatever_happens_to_the_pipe(#[case] kind: Kind, #[cas
 /// Frames of the other room carry this besides their numbers.
 const OTHER: u64 = 1 << 40;
 /// How often each direction is paused.
-const TURNS: usize = 12;
+const TURNS: usize = 6;
 
 /// Sends as fast as it can until it is told to stop; returns how many frames that were.
 async fn pour(sender: &mut ClientSocket, tag: u64, pacer: &mut ClientSocket, done: &AtomicBool) -> u64 {
