@@ -84,7 +84,7 @@ impl Node {
                     true => Known::First,
                     // Remembered apart: the many that come again soon or never are not to be kept as long.
                     false if wait > Duration::ZERO => {
-                        self.asked_to_wait.hear(ask, (self.settings.command_timeout + wait) * 2)
+                        self.asked_to_wait.hear(ask, self.settings.command_timeout * 2 + wait)
                     }
                     false => self.asked.hear(ask, self.settings.command_timeout * 2),
                 };

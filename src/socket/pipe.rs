@@ -164,7 +164,7 @@ impl Client {
     /// The same; who waits for it is told when it has been: in a room that keeps its frames, when they are kept.
     pub(super) fn publish_and_reply(&mut self, run: &Run, reply: Option<ReplyTo>) {
         self.inflow.published += run.frames();
-        self.sent_much = run.len() >= BATCH;
+        self.sent_much |= run.len() >= BATCH;
         let outcome = Reply::Done(json!({"seq": self.inflow.published}));
         let reply = reply.map(|reply| (reply, outcome));
         if let Some(kept) = self.kept.as_deref_mut() {
