@@ -169,6 +169,8 @@ async fn heard_all(agent: &mut Agent, count: u64) {
 #[case::across_in_one_order(Kind::Redis, "room", 20)]
 #[case::alone(Kind::Memory, "sender", 20)]
 #[case::alone_in_one_order(Kind::Memory, "room", 20)]
+#[case::across_and_kept(Kind::Redis, "kept", 20)]
+#[case::alone_and_kept(Kind::Memory, "kept", 20)]
 #[tokio::test(flavor = "multi_thread")]
 async fn every_mark_stands_between_the_two_frames_that_it_belongs_between(
     #[case] kind: Kind,
@@ -178,8 +180,12 @@ async fn every_mark_stands_between_the_two_frames_that_it_belongs_between(
     let wanted: u64 = std::env::var("MARKS").map_or(2_500, |marks| marks.parse().expect("MARKS is a number"));
     let per_receiver = wanted.div_ceil(receivers as u64);
     let cluster = Cluster::start(kind, &Settings::new()).await;
-    let echo = order == "room";
-    let spec = json!({"format": "binary", "order": order, "echo": echo, "queue_bytes": 64 << 20});
+    let echo = order != "sender";
+    let mut spec = json!({"format": "binary", "echo": echo, "queue_bytes": 64 << 20});
+    match order {
+        "kept" => spec["history"] = json!({"messages": 100_000, "seconds": 60}),
+        order => spec["order"] = json!(order),
+    }
     specify(cluster.node(0), ROOM, spec).await;
     let mut all = members(&cluster, receivers).await;
     let mut sender = member(&cluster, 0, "binary").await;
