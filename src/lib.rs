@@ -85,6 +85,18 @@
 //! (`node::rooms`); if that is another one it begins anew. `socket::terms` is what an actor makes of the rule, its pair's
 //! own choices and the node's settings.
 //!
+//! # Rooms that keep their frames
+//! There the frame's way is another. On the sender's node: `Client::hear` → `socket::sending`, which appends what has come
+//! in meanwhile to the room's history, one batch at a time ([`Node::contribute`](node::Node::contribute)) → on every node
+//! with members the entry comes out of the one task that follows that history (`node::past`) → `Room::fan_out`. Who opens
+//! a socket begins deaf to that: `socket::kept` reads what it has missed from the history, as fast as its peer takes it,
+//! until it stands where its node stands, and hears from then on. Where it is to begin is worked out from an anchor in the
+//! pair's facts (`node::trace`): a pipe's count and the room's total go up together, so nothing is written for a receiver
+//! while frames flow. Each entry carries that total ([`Tally`](broker::Tally)).
+//!
+//! A pipe is handed over (`socket::switch`) from one frame on: what comes then waits for the next socket, in the history
+//! or in an outbox that keeps its seat (`node::parked`).
+//!
 //! # When the broker fails
 //! Actors never wait for it: their events wait in their [`Story`](node::Story), and those of sockets that are gone in
 //! their [`Parting`](node::Parting). Deliveries that may have been lost are announced as

@@ -61,7 +61,7 @@ pub use pairs::{Opened, Unserved};
 pub use parked::Parked;
 pub use parting::{Parted, Parting};
 pub use pass::{Pass, Term};
-pub use past::{Following, Past, Place, Said, Start, Wish};
+pub use past::{Following, Past, Reach, Said, Start, Wish};
 pub use rooms::{Entrant, Entry, RoomDefaults, RoomState, Ruling};
 pub use story::{Story, Told};
 pub use trace::{Anchor, Backlog, Resumption, Standing, Stop, Trace};
@@ -160,7 +160,7 @@ pub enum ClientMail {
         /// How many, where that can be told.
         lost: Option<u64>,
         /// Where it goes on.
-        from: Place,
+        from: Reach,
     },
 }
 

@@ -36,7 +36,7 @@ const CLOCKS_DIFFER: Duration = Duration::from_secs(5);
 
 /// Where a node stands in a room's history.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Place {
+pub struct Reach {
     /// Behind which entry.
     pub position: Position,
     /// How many frames the room had kept by then.
@@ -55,7 +55,7 @@ pub struct Following {
 struct Stand {
     room: RoomName,
     /// `None` until it is known. Whoever hands an entry out, or begins to be handed out to, holds this lock.
-    at: RwLock<Option<Place>>,
+    at: RwLock<Option<Reach>>,
     moved: watch::Sender<()>,
 }
 
@@ -84,7 +84,7 @@ impl Following {
     }
 
     /// Calls `look` with where the node stands, while nothing is handed out.
-    pub fn look<T>(&self, look: impl FnOnce(Place) -> T) -> Option<T> {
+    pub fn look<T>(&self, look: impl FnOnce(Reach) -> T) -> Option<T> {
         self.place.at.read().map(look)
     }
 }
@@ -236,11 +236,11 @@ impl Node {
         }
     }
 
-    async fn newest_place(&self, topic: &Topic) -> Result<Place, BrokerError> {
+    async fn newest_place(&self, topic: &Topic) -> Result<Reach, BrokerError> {
         let newest = self.broker.latest(topic, None, 1).await?;
         let place = newest.into_iter().next().and_then(|Entry { position, payload, .. }| {
             let (Tally { total, era, .. }, _) = Tally::split(payload)?;
-            Some(Place { position, total, era })
+            Some(Reach { position, total, era })
         });
         Ok(place.unwrap_or_default())
     }
@@ -253,7 +253,7 @@ impl Node {
         let envelope = Envelope::read(&said);
         if let (true, Some(room), Some(before)) = (hole, &room, *at) {
             let frames = if let Ok(Envelope::Ordered { run, .. }) = &envelope { run.frames() } else { 0 };
-            let from = Place { position, total: tally.total - frames, era: tally.era };
+            let from = Reach { position, total: tally.total - frames, era: tally.era };
             let lost = (before.era == from.era).then(|| from.total.saturating_sub(before.total));
             for pair in room.pairs() {
                 self.leave_mail(pair, ClientMail::Missed { room: stand.room.clone(), lost, from });
@@ -265,7 +265,7 @@ impl Node {
             (_, Ok(_)) => {}
             (_, Err(why)) => tracing::warn!(room = %stand.room, why, "an entry could not be read"),
         }
-        *at = Some(Place { position, total: tally.total, era: tally.era });
+        *at = Some(Reach { position, total: tally.total, era: tally.era });
     }
 
     /// Reads a part of a room's history.

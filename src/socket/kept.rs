@@ -9,7 +9,7 @@ use tokio::time::Duration;
 use super::{client::Client, pipe::BEHIND, sending::Sending};
 use crate::{
     broker::{BrokerError, Page, Tally},
-    node::{Anchor, Following, Past, Place, Resumption, Said, Start, Stop, replay::Replay},
+    node::{Anchor, Following, Past, Reach, Resumption, Said, Start, Stop, replay::Replay},
     protocol::{EventKind, Position, RoomName},
 };
 
@@ -40,7 +40,7 @@ struct Catching {
     /// What is to be told in the end.
     resumed: Option<Resumption>,
     /// Where it has come to.
-    place: Place,
+    place: Reach,
     own: u64,
     step: Option<BoxFuture<'static, Caught>>,
 }
@@ -63,7 +63,7 @@ pub(super) enum News {
 
 impl Catching {
     /// It goes on behind a hole.
-    fn miss(&mut self, from: Place) {
+    fn miss(&mut self, from: Reach) {
         let same = self.place.era == from.era || self.place.era == 0;
         let lost = same.then(|| from.total.saturating_sub(self.place.total));
         let before = self.resumed.map_or(Some(0), |resumed| resumed.lost);
@@ -82,7 +82,7 @@ impl Kept {
             head,
             replayed: 0,
             resumed,
-            place: Place { position: after, total: anchor.total - skip, era },
+            place: Reach { position: after, total: anchor.total - skip, era },
             own: anchor.own,
             step: None,
         };
@@ -185,7 +185,7 @@ impl Client {
             let said = Said::read(&payload, self.pair);
             if std::mem::take(&mut hole) {
                 // What went while it was on its way.
-                let from = Place { position: entry.previous, total: tally.total - said.frames(), era: tally.era };
+                let from = Reach { position: entry.previous, total: tally.total - said.frames(), era: tally.era };
                 catching.miss(from);
                 let own = catching.own;
                 let anchor =
@@ -206,7 +206,7 @@ impl Client {
                 Said::Mark(mark) => self.outbox.push_kept_mark(&mark),
                 Said::Unknown => {}
             }
-            catching.place = Place { position: entry.position, total: tally.total, era: tally.era };
+            catching.place = Reach { position: entry.position, total: tally.total, era: tally.era };
         }
         self.writing = true;
         if !turn.again {
@@ -264,13 +264,13 @@ impl Client {
     }
 
     /// Frames that the node should have handed out are missing.
-    pub(super) fn missed(&mut self, room: &RoomName, lost: Option<u64>, from: Place) {
+    pub(super) fn missed(&mut self, room: &RoomName, lost: Option<u64>, from: Reach) {
         let Some(Kept { catching: None, following, sending, .. }) = self.kept.as_deref() else { return };
         if room != self.room.name() {
             return;
         }
         // What was given behind the hole goes up together with the room's count again.
-        let own = |place: Place| sending.own_at(place.position.offset);
+        let own = |place: Reach| sending.own_at(place.position.offset);
         let anchor = following.look(|place| {
             let given = (place.total - from.total).saturating_sub(own(place) - own(from));
             let count = self.outbox.tail().saturating_sub(given);
