@@ -237,7 +237,8 @@ impl Gateway {
         // The feed first: what happens between the two looks is told, and the state is never older than the feed.
         let feed = Feed::open(&self.node, pair, after).await?;
         let found = self.node.find_even_ended(pair).await?;
-        let state = standing(&self.node, pair, &found).await?;
+        let mut state = standing(&self.node, pair, &found).await?;
+        self.node.count_unread(pair, &mut state).await?;
         Ok(Listening { pair, grants, pass, feed, state })
     }
 }

@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 
 use crate::{
     broker::Record,
-    protocol::{Authority, Chosen, Failure, Fault, Format, RoomName, Watching},
+    protocol::{Authority, Chosen, Failure, Fault, Format, Place, Position, RoomName, Watching},
 };
 
 /// What every node must know of a pair.
@@ -29,6 +29,15 @@ pub struct Facts {
     /// What its siblings are told of its room.
     #[serde(default)]
     pub watching: Watching,
+    /// The room where it was first, and where it came to that one's talk: there its story begins.
+    #[serde(default)]
+    pub first: Option<(RoomName, Position)>,
+    /// Where it came to its present room's talk.
+    #[serde(default)]
+    pub since: Option<Position>,
+    /// Up to where its events have been dealt with, as its siblings said.
+    #[serde(default)]
+    pub acked: Option<Place>,
     /// On whose behalf it was made, and how far that goes.
     #[serde(default = "Authority::anonymous")]
     pub authority: Authority,

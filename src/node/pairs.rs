@@ -19,8 +19,8 @@ use crate::{
     broker::{BrokerError, Group, Member, Step},
     hub::{Client, Outbox, Room},
     protocol::{
-        Chosen, Failure, Fault, Fence, Format, Grants, LONGEST_TICKET, PairId, Reply, SiblingId, Side, Ticket,
-        Watching,
+        Chosen, Failure, Fault, Fence, Format, Grants, LONGEST_TICKET, PairId, Position, Reply, SiblingId, Side,
+        Ticket, Watching,
     },
 };
 
@@ -41,6 +41,8 @@ pub struct Opened {
     pub room: Arc<Room>,
     /// What holds there.
     pub ruling: Ruling,
+    /// Where it came to its room's talk.
+    pub talk: Position,
     /// Its actor's mail.
     pub mailbox: mpsc::Receiver<Box<ClientMail>>,
 }
@@ -96,11 +98,14 @@ impl Node {
         self.must_be_leased()?;
         let NewPair { room, offers, meta, linger, authority } = new;
         let entrant = Entrant { authority: &authority, offers: &offers };
-        let format = self.agree(&entrant, &self.room(&room).await?)?;
+        let state = self.room(&room).await?;
+        let format = self.agree(&entrant, &state)?;
         let linger = linger.unwrap_or(self.settings.linger);
         let linger_seconds = linger.as_secs();
         let (chosen, watching) = (Chosen::default(), Watching::default());
-        let facts = Facts { room, format, offers, meta, linger_seconds, chosen, watching, authority };
+        let (first, since, acked) = (Some((room.clone(), state.talk)), Some(state.talk), None);
+        let facts =
+            Facts { room, format, offers, meta, linger_seconds, chosen, watching, first, since, acked, authority };
         let pair = PairId::fresh();
         self.registry.create(pair, facts.write()?, self.id, linger, self.settings.keep.age).await?;
         self.lingering.add(pair, Fence::default(), linger);
@@ -189,6 +194,7 @@ impl Node {
             }
         };
         facts.format = entry.format;
+        facts.since.get_or_insert(entry.talk);
         let settings = self.settings.pipe.with(&entry.ruling.spec, &facts.chosen);
         let outbox = Arc::new(Outbox::new(settings.queue_bytes, settings.slow));
         let room = self.take_seat(pair, &entry, &outbox);
@@ -196,7 +202,7 @@ impl Node {
             Ok(bytes) => self.registry.revise(pair, fence, bytes).await.map_err(Failure::from),
             Err(failure) => Err(failure),
         };
-        let opened = Opened { pair, fence, facts, outbox, room, ruling: entry.ruling, mailbox };
+        let opened = Opened { pair, fence, facts, outbox, room, ruling: entry.ruling, talk: entry.talk, mailbox };
         let failure = match written {
             Ok(true) => return Ok(opened),
             Ok(false) => Failure::new(Fault::Conflict, "replaced by a newer client socket, or the pair ended"),
@@ -240,7 +246,9 @@ impl Node {
         if self.hub.fence(pair) == Some(fence) {
             let charter = bytes::Bytes::from_static(facts.format.as_str().as_bytes());
             // It was in already: however full the room is.
-            self.registry.join(&Group::Room(facts.room.clone()), self.member(pair, fence), charter, None).await?;
+            let (group, member) = (Group::Room(facts.room.clone()), self.member(pair, fence));
+            // Nor is it told to have come.
+            self.registry.join(&group, member, charter, None, None).await?;
         }
         Ok(true)
     }
@@ -281,7 +289,7 @@ impl Node {
     /// When the broker can't be reached.
     pub async fn count_in(&self, pair: PairId, sibling: SiblingId) -> Result<(), Failure> {
         self.siblings.insert(sibling);
-        self.registry.join(&Group::Siblings(pair), self.sibling(sibling), bytes::Bytes::new(), None).await?;
+        self.registry.join(&Group::Siblings(pair), self.sibling(sibling), bytes::Bytes::new(), None, None).await?;
         Ok(())
     }
 

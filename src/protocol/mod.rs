@@ -22,12 +22,12 @@ mod topic;
 pub use account::{Account, Authority, PUBLISH, Pattern};
 pub use close::{CloseCode, Closing, LONGEST_REASON};
 pub use command::{Command, METHODS, Method, Payload};
-pub use cursor::{BadCursor, read_cursor, write_cursor};
+pub use cursor::{BadCursor, Cursor, Place, read_cursor, write_cursor};
 pub use envelope::{Envelope, Mail, Notice, Reply};
-pub use event::{Cause, Event, EventKind, Told};
+pub use event::{Cause, Event, EventKind, Stand, Told, Unsaid};
 pub use fault::{Failure, Fault};
 pub use grant::Grants;
-pub use id::{BadName, Fence, NodeId, PairId, Position, RoomName, SiblingId};
+pub use id::{BadName, Fence, NodeId, PairId, Position, RoomName, SiblingId, SignalId};
 pub use params::{
     AckParams, CloseParams, Direction, KickParams, LeaveParams, MarkParams, MembersParams, MoveParams, PauseParams,
     PausePolicy, ReasonParams, ResumeParams, SetParams, SignalParams, SignalTo, SwitchParams, TicketParams,

@@ -27,7 +27,7 @@ use crate::{
         ClientMail, Facts, Node, Opened, Parted, Parting, Pass, ReplyTo, RoomState, Story, Term, Told, Unserved,
         ended_because,
     },
-    protocol::{Cause, CloseCode, Closing, EventKind, Fence, PairId, Reply},
+    protocol::{Cause, CloseCode, Closing, EventKind, Fence, PairId, Reply, Stand},
 };
 
 /// How long the answer to a handshake may take to be on its way.
@@ -143,7 +143,7 @@ pub async fn serve_client(
     service: Service,
     upgrade: impl Future<Output = Option<Upgraded>>,
 ) {
-    let Opened { pair, fence, facts, outbox, room, ruling, mut mailbox } = opened.serve();
+    let Opened { pair, fence, facts, outbox, room, ruling, talk, mut mailbox } = opened.serve();
     let Service { subprotocol, pass, ping } = service;
     let terms = Terms::new(&node.settings, &facts, ruling);
     let every = Duration::from_secs(ping.unwrap_or(terms.settings.ping));
@@ -176,7 +176,8 @@ pub async fn serve_client(
         "epoch": fence.epoch, "node": client.node.id, "room": client.facts.room, "format": client.facts.format,
         "subprotocol": subprotocol,
     });
-    client.story.raise(EventKind::ClientOpened, opened, None);
+    let stand = Stand::unsaid(client.facts.room.clone(), talk, None);
+    client.story.raise_standing(EventKind::ClientOpened, opened, stand);
     // One that does not come to pass must not keep the pair, nor the mail that comes for it.
     match tokio::time::timeout(UPGRADE, upgrade).await.ok().flatten() {
         Some(upgraded) => {
@@ -368,14 +369,16 @@ impl Client {
         let level = queue.map_or(level, Outbox::level);
         self.abandon_jobs().await;
         self.tell_refusals();
-        self.node.exit(self.pair, self.fence, self.room.name()).await;
+        let left = self.node.exit(self.pair, self.fence, self.room.name()).await;
+        let stand = left.and_then(|at| Stand::unsaid(self.facts.room.clone(), at, None));
         let data = json!({
             "epoch": self.fence.epoch, "code": closing.code, "reason": closing.reason, "clean": clean, "by": by,
             "frames_in": self.inflow.frames, "bytes_in": self.inflow.bytes,
             "frames_out": level.taken_frames, "bytes_out": level.taken_bytes,
             "seconds": self.since.elapsed().as_millis() as f64 / 1_000.0,
         });
-        let mut parting = Parting::closed(self.story, self.pair, self.fence, self.facts, data, cause.clone());
+        let whose = (self.pair, self.fence, self.facts);
+        let mut parting = Parting::closed(self.story, whose, data, cause.clone(), stand);
         if let Some(reason) = pair_ends.clone() {
             parting = parting
                 .and_pair_ended(json!({"reason": ended_because(Some(reason).filter(|r| !r.is_empty()))}), cause);

@@ -10,10 +10,10 @@ use super::{
     write::Writer,
 };
 use crate::{
-    node::{Entrant, Entry, Facts, ReplyTo, ended_because, may_not_publish, watching_after},
+    node::{Entrant, Entry, Facts, Noted, ReplyTo, ended_because, may_not_publish},
     protocol::{
         Cause, CloseCode, CloseParams, Closing, Command, Direction, EventKind, Failure, Fault, Format, MoveParams,
-        PauseParams, Payload, Rate, Reply, ResumeParams, Run, SetParams,
+        PauseParams, Payload, Position, Rate, Reply, ResumeParams, RoomName, Run, SetParams, Stand,
     },
 };
 
@@ -23,6 +23,8 @@ const MOST_WAITING: usize = 64;
 /// The outcome of entering another room, for the cluster.
 pub(super) struct Entered {
     entry: Result<Entry, Failure>,
+    /// Where the talk of the room that it leaves was then.
+    left: (RoomName, Option<Position>),
     cause: Cause,
     reply: ReplyTo,
 }
@@ -48,7 +50,7 @@ impl Client {
             Command::Pause(params) => return self.pause(params, cause, reply),
             Command::Resume(params) => return self.resume(params, cause, reply),
             Command::Set(params) => return self.set(params, cause, reply),
-            Command::Watch(_) | Command::Unwatch(_) => return self.watch(&command, cause, reply),
+            Command::Watch(_) | Command::Unwatch(_) | Command::Ack(_) => return self.note(&command, cause, reply),
             Command::Close(params) => return Some(close(params, cause, reply)),
             Command::PairEnd(params) => {
                 let reason = ended_because(params.reason);
@@ -69,7 +71,6 @@ impl Client {
             | Command::RoomKick(_)
             | Command::RoomClose(_)
             | Command::Signal(_)
-            | Command::Ack(_)
             | Command::Mark(_)
             | Command::Switch(_)
             | Command::Discover => {
@@ -96,6 +97,7 @@ impl Client {
             "rtt_ms": self.heart.rtt.map(milliseconds),
             "paused": {"in": self.inflow.paused, "out": self.outbox.paused()},
             "settings": self.terms.settings,
+            "unread": self.facts.acked,
         })
     }
 
@@ -146,18 +148,19 @@ impl Client {
         self.jobs.push_back(Box::pin(async move {
             let (room, offers) = (params.room, facts.speaks());
             let entrant = Entrant { authority: &facts.authority, offers: &offers };
-            let entry = match node.room(&room).await {
-                Ok(state) => node.enter((pair, fence), &room, &entrant, state.ruling).await,
-                Err(failure) => Err(failure),
+            let enter = async {
+                let state = node.room(&room).await?;
+                node.enter((pair, fence), &room, &entrant, state.ruling).await
             };
-            JobDone::Entered(Entered { entry, cause, reply })
+            let (entry, left) = tokio::join!(enter, node.talk_head(&facts.room));
+            JobDone::Entered(Entered { entry, left: (facts.room, left), cause, reply })
         }));
         None
     }
 
     /// A job is done: for a move, the switch itself, between two frames.
     pub(super) fn job_done(&mut self, done: JobDone) -> Option<Ending> {
-        let Entered { entry, cause, reply } = match done {
+        let Entered { entry, left, cause, reply } = match done {
             JobDone::Entered(entered) => entered,
             JobDone::Left => return None,
             JobDone::Doubted { state, cause, gone } => {
@@ -191,6 +194,11 @@ impl Client {
         self.room = self.node.take_seat(self.pair, &entry, &self.outbox);
         let room = entry.room;
         (self.facts.room, self.facts.format) = (room.clone(), entry.format);
+        if from != room {
+            self.facts.since = Some(entry.talk);
+        }
+        let left = (left.0 == from && from != room).then_some(left.0).zip(left.1);
+        let stand = Stand::unsaid(room.clone(), entry.talk, left);
         self.live_under(entry.ruling);
         // A move to where it is already added one member too many to this node's count of listeners, not to the room.
         self.save_facts();
@@ -205,8 +213,7 @@ impl Client {
             JobDone::Left
         }));
         let result = json!({"from": from, "to": room, "position": position});
-        let outcome = Reply::Done(result.clone());
-        self.story.raise_and_reply(EventKind::ClientMoved, result, cause, reply, outcome);
+        self.story.raise_moved(result, stand, cause, reply);
         None
     }
 
@@ -269,10 +276,15 @@ impl Client {
         self.changed(cause, reply, data)
     }
 
-    fn watch(&mut self, command: &Command, cause: Cause, reply: ReplyTo) -> Option<Ending> {
-        self.facts.watching = watching_after(self.facts.watching, command);
+    fn note(&mut self, command: &Command, cause: Cause, reply: ReplyTo) -> Option<Ending> {
+        let noted = self.facts.note(self.pair, command);
         self.save_facts();
-        self.changed(cause, reply, json!(self.facts.watching))
+        match noted {
+            Ok(Noted { reply: result, told: true }) => return self.changed(cause, reply, result),
+            Ok(Noted { reply: result, told: false }) => self.node.reply(reply, Reply::Done(result)),
+            Err(failure) => self.node.reply(reply, Reply::Failed(failure)),
+        }
+        None
     }
 
     fn changed(&mut self, cause: Cause, reply: ReplyTo, result: Value) -> Option<Ending> {
@@ -346,7 +358,7 @@ impl Client {
             if let JobDone::Entered(Entered { entry, reply, .. }) = job.await {
                 match entry {
                     Ok(Entry { room, .. }) if room == *self.room.name() => self.node.lose_interest(&room).await,
-                    Ok(Entry { room, .. }) => self.node.exit(self.pair, self.fence, &room).await,
+                    Ok(Entry { room, .. }) => drop(self.node.exit(self.pair, self.fence, &room).await),
                     Err(_) => {}
                 }
                 self.node.reply(reply, Reply::NotHere);
