@@ -231,7 +231,7 @@ impl Gateway {
         let pair = pair_of(pair)?;
         let Admitted { grants, pass } = self.grants_for_pair(bearer, pair, Side::Sibling)?;
         let after = cursor
-            .map(|cursor| read_cursor(pair, cursor))
+            .map(|cursor| read_cursor(pair, cursor, &self.node.settings.ticket_keys))
             .transpose()
             .map_err(|bad| Failure::new(Fault::NotFound, bad.to_string()))?;
         // The feed first: what happens between the two looks is told, and the state is never older than the feed.

@@ -15,8 +15,8 @@ use super::{
 use crate::{
     broker::BrokerError,
     protocol::{
-        Cause, Command, Cursor, Event, EventKind, Failure, Fault, PairId, Place, Position, Topic, Watching,
-        read_cursor,
+        Cause, Command, Cursor, Event, EventKind, Failure, Fault, PairId, Place, Position, TicketKeys, Topic,
+        Watching, read_cursor,
     },
 };
 
@@ -71,7 +71,7 @@ impl Node {
         if record.holder.is_some() {
             return Err(detached());
         }
-        let Noted { reply, told } = facts.note(pair, command)?;
+        let Noted { reply, told } = facts.note(pair, command, &self.settings.ticket_keys)?;
         if !self.registry.revise(pair, record.fence, facts.write()?).await? {
             return Err(detached());
         }
@@ -129,12 +129,12 @@ impl Facts {
     ///
     /// # Errors
     /// [`Fault::NotFound`] for a cursor that is not this pair's.
-    pub fn note(&mut self, pair: PairId, command: &Command) -> Result<Noted, Failure> {
+    pub fn note(&mut self, pair: PairId, command: &Command, keys: &TicketKeys) -> Result<Noted, Failure> {
         match command {
             Command::Watch(params) => self.watching = params.change(self.watching, true),
             Command::Unwatch(params) => self.watching = params.change(self.watching, false),
             Command::Ack(params) => {
-                let cursor = read_cursor(pair, &params.cursor)
+                let cursor = read_cursor(pair, &params.cursor, keys)
                     .map_err(|bad| Failure::new(Fault::NotFound, format!("cursor: {bad}")))?;
                 let place = match cursor {
                     Cursor::Place(place) => place,
@@ -169,10 +169,10 @@ fn acked_in(reply: &Value) -> Option<Place> {
 
 /// Whether what is said in its room is told to a pair's siblings.
 pub(super) fn is_told(event: &Event, pair: PairId, watching: Watching) -> bool {
-    let own = event.unsaid.as_ref().is_some_and(|unsaid| unsaid.of == Some(pair));
-    !own && match event.kind {
-        EventKind::PeerJoined | EventKind::PeerLeft => watching.joins,
-        EventKind::Signal => watching.signals,
-        _ => true,
-    }
+    !event.is_of(pair)
+        && match event.kind {
+            EventKind::PeerJoined | EventKind::PeerLeft => watching.joins,
+            EventKind::Signal => watching.signals,
+            _ => true,
+        }
 }

@@ -5,33 +5,28 @@
 //! says how the two stand to each other (the pair came to a room, left it, or moved) that counts: so that two listeners
 //! are told the same, and their cursors are the same.
 
+mod signs;
+
 use std::{collections::VecDeque, pin::Pin, sync::Arc};
 
 use futures_util::future::BoxFuture;
-use serde::Deserialize as _;
 use serde_json::{Value, json};
-use tokio::time::sleep;
 use tokio_util::sync::WaitForCancellationFutureOwned;
 
+use self::signs::{happened, insist, look_up, stand_in, stand_of, tail, watching_told};
 use super::{
     Facts, Node,
     detached::is_told,
     follow::{Followed, Follower},
     now_text,
-    story::RETRY,
 };
 use crate::{
-    broker::{BrokerError, Page},
-    hub::{Ear, Piece},
-    protocol::{Cursor, Event, EventKind, Failure, PairId, Place, Position, RoomName, Stand, Topic, Watching},
+    hub::Ear,
+    protocol::{Cursor, Event, EventKind, Failure, PairId, Place, Position, RoomName, Topic, Watching},
 };
 
-/// How many of the newest events tell where a pair is now, and what it watches: its record may lag behind them, by no
-/// more than what happens while it is written.
-const TAIL: usize = 32;
-
-/// What is not told moves a cursor only this often: listeners who hear the two histories in another order are given the
-/// same cursors all the same.
+/// What is not told moves a cursor only this often, if it is not the pair's own: listeners who hear the two histories in
+/// another order are given the same cursors all the same.
 const UNTOLD: u64 = 64;
 
 /// One thing to tell, and the place in the story that it is told at.
@@ -83,7 +78,6 @@ impl Feed {
     pub async fn open(node: &Arc<Node>, pair: PairId, cursor: Option<Cursor>) -> Result<Self, Failure> {
         let place = match cursor {
             Some(Cursor::Place(place)) => place,
-            // What was trimmed before it came to its first room is none of its story.
             Some(Cursor::Start) => {
                 let facts = look_up(node, pair).await?;
                 let room = facts.and_then(|facts| facts.first.or_else(|| Some((facts.room, facts.since?))));
@@ -274,8 +268,7 @@ impl Feed {
 
     /// Whether the pair leaves its room by this.
     fn leaves(&self, next: &Followed) -> bool {
-        let here = self.place.room.as_ref().map(|(room, _)| room);
-        stand_in(next).is_some_and(|stand| Some(&stand.room) != here)
+        stand_in(next).is_some_and(|stand| self.place.room.as_ref().is_none_or(|(room, _)| *room != stand.room))
     }
 
     fn story_goes_on(&mut self) {
@@ -305,7 +298,7 @@ impl Feed {
                 self.place.pair = gap.at;
                 self.tell_gap(gap.lost);
             }
-            Some(Followed::Aside(..)) | None => {}
+            _ => {}
         }
     }
 
@@ -378,7 +371,8 @@ impl Feed {
             Some(Followed::Piece(piece)) => {
                 let event = piece.event();
                 let told = event.is_none_or(|event| is_told(event, self.pair, self.place.watching));
-                if told || piece.position.offset.is_multiple_of(UNTOLD) {
+                let own = event.is_some_and(|event| event.is_of(self.pair));
+                if told || own || piece.position.offset.is_multiple_of(UNTOLD) {
                     *at = piece.position;
                 }
                 match event {
@@ -421,57 +415,6 @@ impl Feed {
         let (event, _) = self.aside(EventKind::Gap, json!({ "lost": lost }));
         self.tell(event);
     }
-}
-
-impl Node {
-    /// The newest place in a room's talk, if the broker answers.
-    pub async fn talk_head(&self, room: &RoomName) -> Option<Position> {
-        self.broker.heads(&[Topic::Talk(room.clone())]).await.ok()?.first().copied()
-    }
-}
-
-async fn look_up(node: &Node, pair: PairId) -> Result<Option<Facts>, BrokerError> {
-    Ok(node.registry.look_up(pair).await?.and_then(|record| Facts::read(&record.facts)))
-}
-
-/// The newest events up to `head`.
-async fn tail(node: &Node, pair: PairId, head: Position) -> Result<Vec<Event>, BrokerError> {
-    let after = Position { offset: head.offset.saturating_sub(TAIL as u64), nonce: 0 };
-    let Page { entries, .. } = node.broker.read(&Topic::Pair(pair), after, TAIL).await?;
-    let told = entries.into_iter().filter(|entry| entry.position.offset <= head.offset);
-    Ok(told.filter_map(|entry| Event::decode(&entry.payload).ok()).collect())
-}
-
-/// Does something with the broker until it works.
-async fn insist<T, E, F: Future<Output = Result<T, E>>>(work: impl Fn() -> F) -> T {
-    loop {
-        match work().await {
-            Ok(done) => return done,
-            Err(_) => sleep(RETRY).await,
-        }
-    }
-}
-
-fn stand_of(event: &Event) -> Option<&Stand> {
-    event.unsaid.as_ref()?.stand.as_ref()
-}
-
-fn stand_in(next: &Followed) -> Option<&Stand> {
-    let Followed::Piece(piece) = next else { return None };
-    piece.event().and_then(|event| stand_of(event))
-}
-
-/// When it happened. What does not say so is told at once.
-fn happened(next: &Followed) -> &str {
-    let Followed::Piece(piece) = next else { return "" };
-    let event: Option<&Arc<Event>> = Piece::event(piece);
-    event.map_or("", |event| &event.at)
-}
-
-/// What is watched from this event on.
-fn watching_told(event: &Event) -> Option<Watching> {
-    let said = event.data.get("watching").filter(|_| event.kind == EventKind::ClientChanged)?;
-    Watching::deserialize(said).ok()
 }
 
 async fn proceed(talk: &mut Option<Follower>) {

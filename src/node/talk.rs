@@ -3,10 +3,10 @@
 use bytes::Bytes;
 use serde_json::json;
 
-use super::now_text;
+use super::{Node, now_text};
 use crate::{
     broker::{Counted, Member},
-    protocol::{Event, EventKind, PairId, Unsaid},
+    protocol::{Event, EventKind, PairId, Position, RoomName, Topic, Unsaid},
 };
 
 /// Stands in the place of a number while what is around it is encoded: as MessagePack has `u64::MAX`. No text can
@@ -22,6 +22,13 @@ pub(super) fn counted(kind: EventKind, member: &Member) -> Option<Counted> {
     let at = whole.windows(GAP.len()).position(|bytes| bytes == GAP)?;
     let whole = Bytes::from(whole);
     Some(Counted { nonce: rand::random(), before: whole.slice(..at), after: whole.slice(at + GAP.len()..) })
+}
+
+impl Node {
+    /// The newest place in a room's talk, if the broker answers.
+    pub async fn talk_head(&self, room: &RoomName) -> Option<Position> {
+        self.broker.heads(&[Topic::Talk(room.clone())]).await.ok()?.first().copied()
+    }
 }
 
 #[cfg(test)]

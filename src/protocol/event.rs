@@ -154,6 +154,12 @@ impl Event {
         rmp_serde::to_vec_named(self).map_err(|e| Failure::new(super::Fault::Internal, e.to_string()))
     }
 
+    /// Whether it is of this pair, in a room's talk.
+    #[must_use]
+    pub fn is_of(&self, pair: PairId) -> bool {
+        self.unsaid.as_ref().is_some_and(|unsaid| unsaid.of == Some(pair))
+    }
+
     /// Reads what is kept.
     ///
     /// # Errors

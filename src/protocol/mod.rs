@@ -39,5 +39,5 @@ pub use rpc::{Answer, BadRequest, Codec, MOST_IN_BATCH, Message, Notification, R
 pub use run::{BadRun, Run, RunBuilder};
 pub use spec::{History, OneOrMany, Order, Publish, RoomSpec};
 pub use strict::from_json as strict_json;
-pub use ticket::{LONGEST_TICKET, Side, Ticket, TicketKeys};
+pub use ticket::{LONGEST_TICKET, SEAL, Side, Ticket, TicketKeys};
 pub use topic::Topic;

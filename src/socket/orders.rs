@@ -277,7 +277,7 @@ impl Client {
     }
 
     fn note(&mut self, command: &Command, cause: Cause, reply: ReplyTo) -> Option<Ending> {
-        let noted = self.facts.note(self.pair, command);
+        let noted = self.facts.note(self.pair, command, &self.node.settings.ticket_keys);
         self.save_facts();
         match noted {
             Ok(Noted { reply: result, told: true }) => return self.changed(cause, reply, result),

@@ -131,7 +131,7 @@ impl Sibling {
     fn greet(&mut self, caller: &Caller, id: SiblingId, feed: &Feed, state: Value) {
         let place = feed.place().clone();
         let data = json!({
-            "pair": self.pair, "sibling": id, "node": self.node.id, "cursor": write_cursor(self.pair, &place),
+            "pair": self.pair, "sibling": id, "node": self.node.id, "cursor": write_cursor(self.pair, &place, &self.node.settings.ticket_keys),
             "grants": caller.grants, "state": state, "protocol": 1,
         });
         let ready = Event { kind: EventKind::Ready, at: now_text(), data, cause: None, unsaid: None };
@@ -278,7 +278,8 @@ impl Sibling {
             }
             _ => {}
         }
-        let notification = Notification::event(event.told(write_cursor(self.pair, &place)));
+        let notification =
+            Notification::event(event.told(write_cursor(self.pair, &place, &self.node.settings.ticket_keys)));
         self.say(&notification);
     }
 
