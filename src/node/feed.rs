@@ -44,6 +44,8 @@ pub struct Feed {
     talk_next: Option<Followed>,
     /// Where what was told last stands.
     place: Place,
+    /// Where what was told last of the talk stands, or was passed over.
+    passed: Position,
     step: Option<BoxFuture<'static, Step>>,
     /// The record was looked at, because events are missing that may have told of other rooms.
     informed: bool,
@@ -141,6 +143,7 @@ impl Feed {
             story_next: None,
             talk,
             talk_next: None,
+            passed: place.room.as_ref().map(|(_, at)| *at).unwrap_or_default(),
             place,
             step: None,
             informed: false,
@@ -228,10 +231,9 @@ impl Feed {
             (_, Some(Followed::Gap(_))) | (None, Some(_)) => Turn::Talk,
             (Some(_), None) if talk_comes => Turn::Wait,
             (Some(next), None) => {
-                let until = self.until(next);
-                let missing = |talk: &Follower| until.is_some_and(|until| talk.position().offset < until.offset);
+                let missing = self.until(next).is_some_and(|until| self.passed.offset < until.offset);
                 let leaves = self.leaves(next);
-                match self.talk.as_mut().filter(|talk| missing(talk)) {
+                match self.talk.as_mut().filter(|_| missing) {
                     // Said to be there: it may have been lost on its way.
                     Some(talk) if !self.sought => {
                         self.sought = true;
@@ -307,8 +309,8 @@ impl Feed {
         if let Some(watching) = watching_told(event).filter(|watching| *watching != self.place.watching) {
             self.watch(watching);
             // What was not told before is not told when it is read again.
-            if let (Some((_, at)), Some(talk)) = (&mut self.place.room, &self.talk) {
-                *at = talk.position();
+            if let Some((_, at)) = &mut self.place.room {
+                *at = self.passed;
             }
         }
         if event.kind == EventKind::PairEnded {
@@ -317,8 +319,7 @@ impl Feed {
         let Some(stand) = stand_of(event) else { return };
         match &mut self.place.room {
             Some((room, at)) if *room == stand.room => {
-                let told = self.talk.as_ref().is_some_and(|talk| talk.position().offset >= stand.at.offset);
-                if told && at.offset < stand.at.offset {
+                if self.passed.offset >= stand.at.offset && at.offset < stand.at.offset {
                     *at = stand.at;
                 }
             }
@@ -333,7 +334,7 @@ impl Feed {
 
     /// The pair is in another room, from this place of its talk on.
     fn go_to(&mut self, room: RoomName, at: Position) {
-        (self.talk, self.talk_next) = (None, None);
+        (self.talk, self.talk_next, self.passed) = (None, None, at);
         self.place.room = Some((room.clone(), at));
         let (node, ear) = (Arc::clone(&self.node), Arc::clone(&self.ear));
         self.step = Some(Box::pin(async move {
@@ -351,9 +352,8 @@ impl Feed {
                 self.watch(facts.watching);
                 // It may have come to its present room in what is missing.
                 let Some((here, _)) = &self.place.room else { return };
-                let at = self.talk.as_ref().map(Follower::position).unwrap_or_default();
                 if let Some(since) = facts.since
-                    && (*here != facts.room || since.offset > at.offset)
+                    && (*here != facts.room || since.offset > self.passed.offset)
                 {
                     self.go_to(facts.room, since);
                 }
@@ -369,6 +369,7 @@ impl Feed {
         let Watching { joins, signals, .. } = self.place.watching;
         match self.talk_next.take() {
             Some(Followed::Piece(piece)) => {
+                self.passed = piece.position;
                 let event = piece.event();
                 let told = event.is_none_or(|event| is_told(event, self.pair, self.place.watching));
                 let own = event.is_some_and(|event| event.is_of(self.pair));
@@ -382,7 +383,7 @@ impl Feed {
                 }
             }
             Some(Followed::Gap(gap)) => {
-                *at = gap.at;
+                (*at, self.passed) = (gap.at, gap.at);
                 // Whoever is told nothing of it misses nothing.
                 if joins || signals {
                     self.tell_gap(gap.lost);
