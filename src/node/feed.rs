@@ -1,9 +1,8 @@
 //! Feeds: a pair's story for one listener, from a cursor on and then live.
 //!
 //! Two histories make it: the pair's own, and the talk of the room where it is at that place of its story. Each is told
-//! in its own order; between them, what happened first is told first, by what their events say. Where the story itself
-//! says how the two stand to each other (the pair came to a room, left it, or moved) that counts: so that two listeners
-//! are told the same, and their cursors are the same.
+//! in its own order; between them, what happened first is told first. Where the story itself says how the two stand to
+//! each other (the pair came to a room, left it, or moved) that counts, so that all listeners are told the same.
 
 mod signs;
 
@@ -366,12 +365,12 @@ impl Feed {
             self.talk_next = None;
             return;
         };
-        let Watching { joins, signals, .. } = self.place.watching;
+        let watching = self.place.watching;
         match self.talk_next.take() {
             Some(Followed::Piece(piece)) => {
                 self.passed = piece.position;
                 let event = piece.event();
-                let told = event.is_none_or(|event| is_told(event, self.pair, self.place.watching));
+                let told = event.is_none_or(|event| is_told(event, self.pair, watching));
                 let own = event.is_some_and(|event| event.is_of(self.pair));
                 if told || own || piece.position.offset.is_multiple_of(UNTOLD) {
                     *at = piece.position;
@@ -385,11 +384,11 @@ impl Feed {
             Some(Followed::Gap(gap)) => {
                 (*at, self.passed) = (gap.at, gap.at);
                 // Whoever is told nothing of it misses nothing.
-                if joins || signals {
+                if watching.joins || watching.signals {
                     self.tell_gap(gap.lost);
                 }
             }
-            Some(Followed::Aside(..)) | None => {}
+            _ => {}
         }
     }
 
