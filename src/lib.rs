@@ -55,6 +55,14 @@
 //! silence; a look at the newest position every two seconds finds a last event that was lost on the way, and a history
 //! that lost its tail. `tests/model_replay.rs` shows this in every order of steps, with the code that is shipped.
 //!
+//! A pair's story is two histories: its own, and the *talk* of the room where it is
+//! ([`Topic::Talk`](protocol::Topic::Talk)), in which every signal and every member that comes or goes is one entry,
+//! however many are there. A feed merges them by the times of their events; the pair's own say where it came to a room's
+//! talk and where it left it ([`Stand`](protocol::Stand)). A cursor names a place in both, and is sealed, since it names
+//! a room. Who enters or leaves is told by the very step that adds or removes it
+//! ([`Registry::join`](broker::Registry::join)), so that a burial by several nodes tells it once. To how many a signal
+//! was told is counted by the nodes that it reaches (`node::signals`).
+//!
 //! # Who may
 //! Whoever opens something with a ticket gets a [`Pass`](node::Pass), and holds it for as long as it is open. It
 //! rings before the ticket expires and when it has; and the sockets whose ticket is revoked, and no others, are told

@@ -570,7 +570,7 @@ mod redis_fails {
         assert!(!lay_down(2, rule(3)).await);
         // Nor does a member that was refused leave anything.
         let member = Member { id: "x".into(), node, value: Bytes::new() };
-        let joined = a.registry.join(&Group::Room(room.clone()), member, Bytes::new(), Some(0)).await.unwrap();
+        let joined = a.registry.join(&Group::Room(room.clone()), member, Bytes::new(), Some(0), None).await.unwrap();
         assert_eq!(joined, None);
         assert_eq!(cluster.server.ask(&["KEYS", "*"]), "", "nothing is left");
         cluster.end().await;

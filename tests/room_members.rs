@@ -26,7 +26,7 @@ async fn ten_thousand_members_are_listed_in_pages() {
     let charter = bytes::Bytes::from_static(b"text");
     let pairs: Vec<_> = (0..MEMBERS).map(|_| PairId::fresh()).collect();
     for some in pairs.chunks(500) {
-        let joins = some.iter().map(|pair| link.registry.join(&group, member(*pair), charter.clone(), None));
+        let joins = some.iter().map(|pair| link.registry.join(&group, member(*pair), charter.clone(), None, None));
         for joined in futures_util::future::join_all(joins).await {
             joined.expect("redis is up").expect("there is room");
         }
@@ -45,7 +45,7 @@ async fn ten_thousand_members_are_listed_in_pages() {
         assert!(members.len() <= 1_000);
         listed.extend(members.iter().map(|member| member["pair"].as_str().expect("a name").to_owned()));
         for pair in pairs.iter().skip(pages).step_by(100) {
-            link.registry.leave(&group, &member(*pair)).await.expect("redis is up");
+            link.registry.leave(&group, &member(*pair), None).await.expect("redis is up");
         }
         pages += 1;
         let Some(after) = page["after"].as_str() else { break };

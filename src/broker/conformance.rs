@@ -11,6 +11,7 @@ mod live;
 mod many;
 mod pairs;
 mod rooms;
+mod talk;
 
 use std::{future::Future, time::Duration};
 
@@ -39,6 +40,10 @@ pub use self::{
     rooms::{
         charters_follow_rules, full_groups_take_nobody, one_rule_wins, places_are_taken_once,
         rules_are_listed_in_order, rules_are_replaced_by_who_knows_them, the_list_follows_the_rules,
+    },
+    talk::{
+        appends_say_whom_they_reach, histories_are_cut, one_tells_who_is_gone, talk_outlives_its_room,
+        the_living_are_told, who_comes_and_goes_is_told,
     },
 };
 use super::{
@@ -101,7 +106,7 @@ pub async fn append_one(
     keep: &Keep,
 ) -> Result<Position, BrokerError> {
     match broker.append(topic, None, &[draft], keep).await? {
-        Appended::At(position) => Ok(position),
+        Appended::At(position, _) => Ok(position),
         other => panic!("without a fence nothing is refused: {other:?}"),
     }
 }
@@ -161,7 +166,7 @@ async fn claimed(link: &Link, pair: PairId, node: NodeId) -> Fence {
 
 /// Joins a group that takes any number of members.
 async fn join(link: &Link, group: &Group, member: Member, charter: Bytes) -> Census {
-    let joined = link.registry.join(group, member, charter, None).await.expect(UP);
+    let joined = link.registry.join(group, member, charter, None, None).await.expect(UP);
     joined.expect("it has no capacity that could be reached")
 }
 

@@ -18,7 +18,7 @@ use bytes::Bytes;
 use tokio::sync::mpsc;
 
 pub use registry::{
-    Beat, Begun, Census, Claim, Group, Holdings, Member, Peer, Record, Registry, Rule, Sentence, Step,
+    Beat, Begun, Census, Claim, Counted, Group, Holdings, Member, Peer, Record, Registry, Rule, Sentence, Step,
 };
 
 pub use tally::{Share, Tally, Writer};
@@ -37,6 +37,14 @@ pub enum BrokerError {
     /// It answered something that this version does not understand.
     #[error("the broker's answer was not understood: {0}")]
     Garbled(String),
+}
+
+impl BrokerError {
+    /// Whether what was asked for may have been done.
+    #[must_use]
+    pub const fn is_unknown(&self) -> bool {
+        !matches!(self, Self::Full)
+    }
 }
 
 /// One entry of a history.
@@ -87,6 +95,9 @@ pub struct Draft {
 /// last 32 entries.
 pub const DRAFTS: usize = 16;
 
+/// How many of a history's newest entries stay when it is trimmed by request: those that are searched for nonces.
+pub const STAY: usize = 32;
+
 /// Who appends, where not everyone may.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Under {
@@ -99,8 +110,9 @@ pub struct Under {
 /// What came of an append.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Appended {
-    /// All of it stands; the last entry's position (without drafts, the newest).
-    At(Position),
+    /// All of it stands: the last entry's position (without drafts, the newest), and how many nodes that entry is on its
+    /// way to.
+    At(Position, u64),
     /// Nothing was added: the history has lost what [`Under::after`] names, and ends here.
     Behind(Position),
     /// Nothing was added: the fence does not hold the pair.
@@ -195,6 +207,12 @@ pub trait Broker: Send + Sync + 'static {
     /// # Errors
     /// Any [`BrokerError`].
     async fn read(&self, topic: &Topic, after: Position, limit: usize) -> Result<Page, BrokerError>;
+
+    /// Gives up what a history has before an entry, but never any of its newest [`STAY`].
+    ///
+    /// # Errors
+    /// Any [`BrokerError`].
+    async fn trim(&self, topic: &Topic, before: Position) -> Result<(), BrokerError>;
 
     /// The newest position of each topic's history, in one round trip; START where nothing is kept.
     ///

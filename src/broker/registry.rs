@@ -5,8 +5,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use super::{BrokerError, Draft, Keep};
-use crate::protocol::{Fence, NodeId, PairId, RoomName};
+use super::{Appended, BrokerError, Draft, Keep};
+use crate::protocol::{Fence, NodeId, PairId, Position, RoomName};
 
 /// What came of a step that only the holder of a fence may take.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -89,6 +89,20 @@ pub struct Census {
     pub members: u64,
     /// What was laid down for the room, whether or not it has members; siblings have no rules.
     pub rule: Option<Rule>,
+    /// The newest place in the room's talk; siblings have none.
+    pub talk: Position,
+}
+
+/// What is told in a room's talk of a member that comes or goes. How many members there are then is known only in that
+/// step: it stands between the two parts, as MessagePack writes a number.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Counted {
+    /// Random, and this one's own.
+    pub nonce: u64,
+    /// What is kept before the number.
+    pub before: Bytes,
+    /// What is kept behind it.
+    pub after: Bytes,
 }
 
 /// What was laid down for a room, by others than its members. It outlives them, and never expires.
@@ -132,7 +146,7 @@ pub struct Sentence(pub u64);
 /// that an idle pair costs nothing.
 ///
 /// The end of a hold and the events that tell it are one step: exactly one caller takes it, and no crash can come
-/// between.
+/// between. So it is with members that come and go.
 #[async_trait]
 pub trait Registry: Send + Sync + 'static {
     /// Makes a pair's record, without a holder, to be ended by `keeper` after `linger`; the record itself stays for
@@ -199,6 +213,10 @@ pub trait Registry: Send + Sync + 'static {
         keep: Duration,
     ) -> Result<Option<Duration>, BrokerError>;
 
+    /// Adds drafts to the history of a pair that has not ended, whoever holds it: [`Appended::Refused`] when it has,
+    /// [`Appended::Missing`] when there is no record.
+    async fn tell(&self, pair: PairId, drafts: &[Draft], keep: &Keep) -> Result<Appended, BrokerError>;
+
     /// The pair's record.
     async fn look_up(&self, pair: PairId) -> Result<Option<Record>, BrokerError>;
 
@@ -223,18 +241,27 @@ pub trait Registry: Send + Sync + 'static {
 
     /// Adds a member, unless the group has `capacity` of them already, or replaces one, however many there are. What
     /// the group is then is returned; its charter is this caller's if it was empty. `None` when it is full: then
-    /// nothing has changed.
+    /// nothing has changed. If the group is a room, `told` is appended to its talk when a member was added, not when one
+    /// was replaced. While a room has members, its talk does not expire.
     async fn join(
         &self,
         group: &Group,
         member: Member,
         charter: Bytes,
         capacity: Option<u64>,
+        told: Option<(&Counted, &Keep)>,
     ) -> Result<Option<Census>, BrokerError>;
 
     /// Removes a member if it is still this one, on this node and with this value: an older one that leaves late takes
-    /// nothing from its successor. With the last one the group and its charter vanish. False when it was not there.
-    async fn leave(&self, group: &Group, member: &Member) -> Result<bool, BrokerError>;
+    /// nothing from its successor. With the last one the group and its charter vanish. If the group is a room, `told` is
+    /// appended to its talk; the newest place there is returned. `None` when the member was not there: then nothing is
+    /// told.
+    async fn leave(
+        &self,
+        group: &Group,
+        member: &Member,
+        told: Option<(&Counted, &Keep)>,
+    ) -> Result<Option<Position>, BrokerError>;
 
     /// Lays down a rule for a room, or takes it back, if the one in force is `version` (0: there is none). If the room
     /// has members, its charter is replaced by `charter`, where one is given, in the same step. False when another
@@ -252,7 +279,7 @@ pub trait Registry: Send + Sync + 'static {
     /// that is shorter is the last. What is laid down or taken back meanwhile may be listed or not.
     async fn rules(&self, after: Option<&str>, limit: usize) -> Result<Vec<(RoomName, Rule)>, BrokerError>;
 
-    /// Charter, size and rule of a group.
+    /// What a group is.
     async fn census(&self, group: &Group) -> Result<Census, BrokerError>;
 
     /// At most `limit` members whose id comes after `after`, in the order of ids.

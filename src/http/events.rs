@@ -23,7 +23,7 @@ use super::{
     sockets::Listening,
 };
 use crate::{
-    node::{FeedItem, Term, now_text},
+    node::{FeedItem, Node, Term, now_text},
     protocol::{Event, EventKind, Failure, Fault, PairId, write_cursor},
 };
 
@@ -54,13 +54,13 @@ pub(super) async fn stream(
     let cursor = last.map(Into::into).or(query.0.cursor);
     let bearer = Bearer::of(&headers, &uri)?;
     let Listening { pair, grants, pass, feed, state } = gateway.listen_to(&pair, &bearer, cursor.as_deref()).await?;
-    let position = feed.position();
+    let place = feed.place().clone();
     let data = json!({
-        "pair": pair, "node": node.id, "cursor": write_cursor(pair, position), "grants": grants, "state": state,
+        "pair": pair, "node": node.id, "cursor": write_cursor(pair, &place, &node.settings.ticket_keys), "grants": grants, "state": state,
         "protocol": 1,
     });
-    let ready = Event { kind: EventKind::Ready, at: now_text(), data, cause: None };
-    let first: FeedItem = (Arc::new(ready), position);
+    let ready = Event { kind: EventKind::Ready, at: now_text(), data, cause: None, unsaid: None };
+    let first: FeedItem = (Arc::new(ready), place);
     // The token has a drain wait for the stream, and the stream ends in the drain's time. Its seat is its address'.
     let token = (node.sockets.token(), permit);
     let items = stream::unfold((feed, Some(first), pass, token), move |(mut feed, first, mut pass, token)| {
@@ -86,15 +86,15 @@ pub(super) async fn stream(
                     }
                 },
             };
-            Some((Ok::<_, Infallible>(sse(pair, &item)), (feed, None, pass, token)))
+            Some((Ok::<_, Infallible>(sse(&node, pair, &item)), (feed, None, pass, token)))
         }
     });
     Ok(Sse::new(items).keep_alive(KeepAlive::new().interval(STILL_THERE)))
 }
 
 /// No `event:` field, so that a plain `onmessage` sees all.
-fn sse(pair: PairId, (event, position): &FeedItem) -> SseEvent {
-    let cursor = write_cursor(pair, *position);
+fn sse(node: &Node, pair: PairId, (event, place): &FeedItem) -> SseEvent {
+    let cursor = write_cursor(pair, place, &node.settings.ticket_keys);
     let event = event.told(cursor.clone());
     SseEvent::default().id(cursor).data(serde_json::to_string(&event).unwrap_or_default())
 }

@@ -238,13 +238,14 @@ impl Gateway {
         let pair = pair_of(pair)?;
         let Admitted { grants, pass } = self.grants_for_pair(bearer, pair, Side::Sibling)?;
         let after = cursor
-            .map(|cursor| read_cursor(pair, cursor))
+            .map(|cursor| read_cursor(pair, cursor, &self.node.settings.ticket_keys))
             .transpose()
             .map_err(|bad| Failure::new(Fault::NotFound, bad.to_string()))?;
         // The feed first: what happens between the two looks is told, and the state is never older than the feed.
         let feed = Feed::open(&self.node, pair, after).await?;
         let found = self.node.find_even_ended(pair).await?;
-        let state = standing(&self.node, pair, &found).await?;
+        let mut state = standing(&self.node, pair, &found).await?;
+        self.node.count_unread(pair, &mut state).await?;
         Ok(Listening { pair, grants, pass, feed, state })
     }
 }

@@ -16,7 +16,7 @@ use tokio::sync::mpsc;
 pub use outbox::Outbox;
 pub use queue::{Dropped, Level, Reached, Resumed};
 pub use room::Room;
-pub use watch::{Heard, Piece, Seat, Watch};
+pub use watch::{Ear, Heard, Piece, Seat, Watch};
 
 use crate::protocol::{Fence, NodeId, PairId, RoomName, Topic};
 
@@ -146,6 +146,11 @@ impl<M> Hub<M> {
         if let Some(watch) = self.watches.get(topic) {
             watch.tell(heard);
         }
+    }
+
+    /// How many listeners of a topic fit.
+    pub fn count(&self, topic: &Topic, fits: impl Fn(&Ear) -> bool) -> u64 {
+        self.watches.get(topic).map_or(0, |watch| watch.count(fits))
     }
 
     /// Tells all listeners of all topics.

@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use serde_json::Value;
 use tokio::sync::mpsc;
 
-use crate::protocol::{Event, EventKind, NodeId, Position};
+use crate::protocol::{Event, EventKind, NodeId, PairId, Position, Watching};
 
 /// A piece of a history, as all its listeners here share it.
 #[derive(Debug)]
@@ -50,6 +50,33 @@ pub enum Heard {
     Aside(EventKind, Arc<Value>),
 }
 
+/// Who listens, as far as it is counted to how many something is told.
+#[derive(Debug)]
+pub struct Ear {
+    /// For which pair.
+    pub pair: PairId,
+    signals: AtomicBool,
+}
+
+impl Ear {
+    /// One that hears what is watched.
+    #[must_use]
+    pub fn new(pair: PairId, watching: Watching) -> Self {
+        Self { pair, signals: AtomicBool::new(watching.signals) }
+    }
+
+    /// Something else is watched from now on.
+    pub fn set(&self, watching: Watching) {
+        self.signals.store(watching.signals, Relaxed);
+    }
+
+    /// Whether it is told what is signalled to the whole room.
+    #[must_use]
+    pub fn hears_signals(&self) -> bool {
+        self.signals.load(Relaxed)
+    }
+}
+
 /// One listener. A full mailbox loses what is told, and the listener learns that it did.
 pub struct Seat {
     /// Its own number.
@@ -58,6 +85,8 @@ pub struct Seat {
     pub mailbox: mpsc::Sender<Heard>,
     /// Set when the mailbox was full.
     pub missed: Arc<AtomicBool>,
+    /// Who it is, if it counts.
+    pub ear: Option<Arc<Ear>>,
 }
 
 /// The listeners of one topic.
@@ -85,6 +114,10 @@ impl Watch {
                 seat.missed.store(true, Relaxed);
             }
         }
+    }
+
+    pub(super) fn count(&self, fits: impl Fn(&Ear) -> bool) -> u64 {
+        self.seats.iter().filter(|seat| seat.ear.as_ref().is_some_and(|ear| fits(ear))).count() as u64
     }
 
     pub(super) fn home(&self) -> Option<NodeId> {

@@ -5,10 +5,10 @@ use std::sync::{Arc, atomic::Ordering::Relaxed};
 
 use futures_util::{FutureExt as _, StreamExt as _, TryFutureExt as _, TryStreamExt as _, future::BoxFuture, stream};
 
-use super::{Facts, Node, parting::node_lost};
+use super::{Facts, Node, parting::node_lost, talk::counted};
 use crate::{
     broker::{BrokerError, Group, Member, Record, Step},
-    protocol::{NodeId, PairId},
+    protocol::{EventKind, NodeId, PairId, Position},
 };
 
 /// How many records of a dead node are looked at in one go.
@@ -71,7 +71,7 @@ impl Node {
             if held.pairs.is_empty() && held.members.is_empty() && held.kept.is_empty() {
                 break;
             }
-            all(held.members.iter().map(|(group, member)| self.registry.leave(group, member).map_ok(drop).boxed()))
+            all(held.members.iter().map(|(group, member)| self.try_to_leave(group, member).map_ok(drop).boxed()))
                 .await?;
             all(held.pairs.iter().map(|(pair, nonce)| self.bury_socket(dead, *pair, *nonce).boxed())).await?;
             all(held.kept.iter().map(|pair| self.adopt(dead, *pair).boxed())).await?;
@@ -110,15 +110,27 @@ impl Node {
         Ok(())
     }
 
-    /// Leaves a group; what can't be left now, is with a later beat.
-    pub(super) async fn leave(&self, group: Group, member: Member) {
-        if let Err(error) = self.registry.leave(&group, &member).await {
-            tracing::debug!(?group, id = member.id, error = &error as &dyn std::error::Error, "not left yet");
+    /// Leaves a group; that a room is left is told by the same step, by whoever takes it.
+    pub(super) async fn try_to_leave(&self, group: &Group, member: &Member) -> Result<Option<Position>, BrokerError> {
+        let told = match group {
+            Group::Room(_) => counted(EventKind::PeerLeft, member),
+            Group::Siblings(_) => None,
+        };
+        self.registry.leave(group, member, told.as_ref().map(|told| (told, &self.settings.keep))).await
+    }
+
+    /// Leaves a group; what can't be left now, is with a later beat. The place in the talk of a room is returned, if the
+    /// member was there and it is known.
+    pub(super) async fn leave(&self, group: Group, member: Member) -> Option<Position> {
+        let left = self.try_to_leave(&group, &member).await;
+        if let Err(error) = &left {
+            tracing::debug!(?group, id = member.id, error = error as &dyn std::error::Error, "not left yet");
             let mut unleft = self.unleft.lock();
             if unleft.len() < UNLEFT {
                 unleft.push((group, member));
             }
         }
+        left.ok().flatten()
     }
 
     pub(super) async fn leave_what_was_not_left(&self) {

@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 use super::Trace;
 use crate::{
     broker::Record,
-    protocol::{Authority, Chosen, Failure, Fault, Format, NodeId, RoomName, Watching},
+    protocol::{Authority, Chosen, Failure, Fault, Format, NodeId, Place, Position, RoomName, Watching},
 };
 
 /// What every node must know of a pair.
@@ -36,6 +36,15 @@ pub struct Facts {
     /// The node that keeps frames for it until its pipe has a new socket.
     #[serde(default)]
     pub parked: Option<NodeId>,
+    /// The room where it was first, and where it came to that one's talk: there its story begins.
+    #[serde(default)]
+    pub first: Option<(RoomName, Position)>,
+    /// Where it came to its present room's talk.
+    #[serde(default)]
+    pub since: Option<Position>,
+    /// Up to where its events have been dealt with, as its siblings said.
+    #[serde(default)]
+    pub acked: Option<Place>,
     /// On whose behalf it was made, and how far that goes.
     #[serde(default = "Authority::anonymous")]
     pub authority: Authority,

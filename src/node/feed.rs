@@ -1,25 +1,55 @@
 //! Feeds: a pair's story for one listener, from a cursor on and then live.
+//!
+//! Two histories make it: the pair's own, and the talk of the room where it is at that place of its story. Each is told
+//! in its own order; between them, what happened first is told first. Where the story itself says how the two stand to
+//! each other (the pair came to a room, left it, or moved) that counts, so that all listeners are told the same.
+
+mod signs;
 
 use std::{collections::VecDeque, pin::Pin, sync::Arc};
 
+use futures_util::future::BoxFuture;
 use serde_json::{Value, json};
 use tokio_util::sync::WaitForCancellationFutureOwned;
 
+use self::signs::{happened, insist, look_up, stand_in, stand_of, tail, watching_told};
 use super::{
-    Node,
+    Facts, Node,
+    detached::is_told,
     follow::{Followed, Follower},
     now_text,
-    replay::Gap,
 };
-use crate::protocol::{Event, EventKind, Failure, PairId, Position, Topic};
+use crate::{
+    hub::Ear,
+    protocol::{Cursor, Event, EventKind, Failure, PairId, Place, Position, RoomName, Topic, Watching},
+};
 
-/// One thing to tell, and the position that it is told at.
-pub type FeedItem = (Arc<Event>, Position);
+/// What is not told moves a cursor only this often, if it is not the pair's own: listeners who hear the two histories in
+/// another order are given the same cursors all the same.
+const UNTOLD: u64 = 64;
+
+/// One thing to tell, and the place in the story that it is told at.
+pub type FeedItem = (Arc<Event>, Place);
 
 /// A listener's place in a pair's story. Dropping it ends the listening.
 pub struct Feed {
     node: Arc<Node>,
+    pair: PairId,
+    ear: Arc<Ear>,
     story: Follower,
+    story_next: Option<Followed>,
+    /// Of the room where the pair is.
+    talk: Option<Follower>,
+    talk_next: Option<Followed>,
+    /// Where what was told last stands.
+    place: Place,
+    /// Where what was told last of the talk stands, or was passed over.
+    passed: Position,
+    step: Option<BoxFuture<'static, Step>>,
+    /// The record was looked at, because events are missing that may have told of other rooms.
+    informed: bool,
+    /// What the story says to be told before is looked for.
+    sought: bool,
     due: VecDeque<FeedItem>,
     /// What was told last is a gap whose size nobody knows.
     parted: bool,
@@ -27,25 +57,106 @@ pub struct Feed {
     draining: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
 }
 
+/// What is done before the story can go on.
+enum Step {
+    Looked(Option<Facts>),
+    Opened(Follower),
+}
+
+/// Which of the two histories goes on.
+#[derive(PartialEq)]
+enum Turn {
+    Story,
+    Talk,
+    Wait,
+}
+
 impl Feed {
-    /// Listens to a pair: from `after` on, or from now on.
+    /// Listens to a pair: from a cursor on, or from now on.
     ///
     /// # Errors
     /// When the broker can't be reached.
-    pub async fn open(node: &Arc<Node>, pair: PairId, after: Option<Position>) -> Result<Self, Failure> {
-        Ok(Self {
+    pub async fn open(node: &Arc<Node>, pair: PairId, cursor: Option<Cursor>) -> Result<Self, Failure> {
+        let place = match cursor {
+            Some(Cursor::Place(place)) => place,
+            Some(Cursor::Start) => {
+                let facts = look_up(node, pair).await?;
+                let room = facts.and_then(|facts| facts.first.or_else(|| Some((facts.room, facts.since?))));
+                Place { pair: Position::START, room, watching: Watching::default() }
+            }
+            Some(Cursor::First(at)) => {
+                let facts = look_up(node, pair).await?;
+                let watching = facts.as_ref().map(|facts| facts.watching).unwrap_or_default();
+                let room = match facts {
+                    Some(Facts { room, .. }) => node.talk_head(&room).await.map(|head| (room, head)),
+                    None => None,
+                };
+                Place { pair: at, room, watching }
+            }
+            None => return Self::open_now(node, pair).await,
+        };
+        let ear = Arc::new(Ear::new(pair, place.watching));
+        let story = Follower::open_as(node, Topic::Pair(pair), Some(place.pair), Some(Arc::clone(&ear)));
+        let talk = async {
+            let Some((room, at)) = &place.room else { return Ok(None) };
+            let topic = Topic::Talk(room.clone());
+            Follower::open_as(node, topic, Some(*at), Some(Arc::clone(&ear))).await.map(Some)
+        };
+        let (story, talk) = tokio::try_join!(story, talk)?;
+        Ok(Self::new(node, ear, story, talk, place))
+    }
+
+    async fn open_now(node: &Arc<Node>, pair: PairId) -> Result<Self, Failure> {
+        let ear = Arc::new(Ear::new(pair, Watching::default()));
+        let story = Follower::open_as(node, Topic::Pair(pair), None, Some(Arc::clone(&ear))).await?;
+        let (facts, tail) = tokio::try_join!(look_up(node, pair), tail(node, pair, story.position()))?;
+        let (mut room, mut watching) = facts.map_or((None, None), |facts| (Some(facts.room), Some(facts.watching)));
+        for event in tail {
+            watching = watching_told(&event).or(watching);
+            match stand_of(&event) {
+                Some(stand) => room = Some(stand.room.clone()),
+                None if event.kind == EventKind::PairEnded => room = None,
+                None => {}
+            }
+        }
+        let watching = watching.unwrap_or_default();
+        ear.set(watching);
+        let talk = match &room {
+            Some(room) => {
+                let topic = Topic::Talk(room.clone());
+                Some(Follower::open_as(node, topic, None, Some(Arc::clone(&ear))).await?)
+            }
+            None => None,
+        };
+        let room = room.zip(talk.as_ref().map(Follower::position));
+        let place = Place { pair: story.position(), room, watching };
+        Ok(Self::new(node, ear, story, talk, place))
+    }
+
+    fn new(node: &Arc<Node>, ear: Arc<Ear>, story: Follower, talk: Option<Follower>, place: Place) -> Self {
+        Self {
             node: Arc::clone(node),
-            story: Follower::open(node, Topic::Pair(pair), after).await?,
+            pair: ear.pair,
+            ear,
+            story,
+            story_next: None,
+            talk,
+            talk_next: None,
+            passed: place.room.as_ref().map(|(_, at)| *at).unwrap_or_default(),
+            place,
+            step: None,
+            informed: false,
+            sought: false,
             due: VecDeque::new(),
             parted: false,
             draining: Some(Box::pin(node.draining.clone().cancelled_owned())),
-        })
+        }
     }
 
-    /// Where the listener stands, before the first [`Feed::next`]: everything after it will be told.
+    /// Where the listener stands: everything after it will be told.
     #[must_use]
-    pub fn position(&self) -> Position {
-        self.story.position()
+    pub fn place(&self) -> &Place {
+        &self.place
     }
 
     /// The next thing to tell. May be dropped while it waits; nothing is lost by that.
@@ -54,23 +165,230 @@ impl Feed {
             if let Some(item) = self.due.pop_front() {
                 return item;
             }
-            let followed = tokio::select! {
-                followed = self.story.next() => followed,
+            self.look_ahead();
+            if self.advance() {
+                continue;
+            }
+            tokio::select! {
+                () = self.story.proceed(), if self.story_next.is_none() => {}
+                () = proceed(&mut self.talk), if self.talk_next.is_none() => {}
+                step = taken(&mut self.step) => {
+                    self.step = None;
+                    self.take(step);
+                }
                 () = begun(&mut self.draining) => {
                     self.draining = None;
                     let notice = self.node.drain_notice.get().cloned().unwrap_or_default();
                     return self.aside(EventKind::NodeDraining, notice);
                 }
-            };
-            match followed {
-                Followed::Piece(piece) => match piece.event() {
-                    Some(event) => self.due(Arc::clone(event)),
-                    // Kept by a newer version: said, not passed over.
-                    None => self.due_gap(Some(1)),
-                },
-                Followed::Gap(Gap { lost, .. }) => self.due_gap(lost),
-                Followed::Aside(kind, data) => return self.aside(kind, Value::clone(&data)),
             }
+        }
+    }
+
+    /// What comes next in each. What arrived in the one history before it arrived in the other is seen in both.
+    fn look_ahead(&mut self) {
+        for _ in 0..2 {
+            if self.talk_next.is_none() {
+                self.talk_next = self.talk.as_mut().and_then(Follower::next_here);
+            }
+            if self.story_next.is_none() {
+                self.story_next = self.story.next_here();
+            }
+        }
+    }
+
+    /// Takes the next step, if there is nothing to wait for before it.
+    fn advance(&mut self) -> bool {
+        if let Some(Followed::Aside(kind, data)) = &self.story_next {
+            let item = self.aside(*kind, Value::clone(data));
+            self.due.push_back(item);
+            self.story_next = None;
+            return true;
+        }
+        if let Some(Followed::Aside(..)) = self.talk_next {
+            self.talk_next = None;
+            return true;
+        }
+        if self.step.is_some() {
+            return false;
+        }
+        match self.turn() {
+            Turn::Story => self.story_goes_on(),
+            Turn::Talk => self.talk_goes_on(),
+            Turn::Wait => return false,
+        }
+        true
+    }
+
+    fn turn(&mut self) -> Turn {
+        let talk_comes = self.talk_next.is_none() && self.talk.as_ref().is_some_and(|talk| !talk.rests());
+        let story_comes = self.story_next.is_none() && !self.story.rests();
+        match (&self.story_next, &self.talk_next) {
+            (Some(Followed::Gap(_)), _) => Turn::Story,
+            (None, None) => Turn::Wait,
+            (None, Some(_)) if story_comes => Turn::Wait,
+            (_, Some(Followed::Gap(_))) | (None, Some(_)) => Turn::Talk,
+            (Some(_), None) if talk_comes => Turn::Wait,
+            (Some(next), None) => {
+                let missing = self.until(next).is_some_and(|until| self.passed.offset < until.offset);
+                let leaves = self.leaves(next);
+                match self.talk.as_mut().filter(|_| missing) {
+                    // Said to be there: it may have been lost on its way.
+                    Some(talk) if !self.sought => {
+                        self.sought = true;
+                        talk.look();
+                        Turn::Wait
+                    }
+                    // The room is left with this: its talk can't be told any more afterwards.
+                    Some(talk) if leaves && talk.is_late() => Turn::Wait,
+                    _ => Turn::Story,
+                }
+            }
+            (Some(next), Some(talk)) => {
+                let talk_first = match (self.until(next), talk) {
+                    (Some(until), Followed::Piece(piece)) => piece.position.offset <= until.offset,
+                    (None, talk) => {
+                        happened(talk) < happened(next) || self.leaves(next) && happened(talk) == happened(next)
+                    }
+                    _ => true,
+                };
+                if talk_first { Turn::Talk } else { Turn::Story }
+            }
+        }
+    }
+
+    /// Up to where the talk is told before this, if the story says so.
+    fn until(&self, next: &Followed) -> Option<Position> {
+        let stand = stand_in(next)?;
+        let (room, _) = self.place.room.as_ref()?;
+        if stand.room == *room {
+            return Some(stand.at);
+        }
+        stand.left.as_ref().filter(|(left, _)| left == room).map(|(_, at)| *at)
+    }
+
+    /// Whether the pair leaves its room by this.
+    fn leaves(&self, next: &Followed) -> bool {
+        stand_in(next).is_some_and(|stand| self.place.room.as_ref().is_none_or(|(room, _)| *room != stand.room))
+    }
+
+    fn story_goes_on(&mut self) {
+        let missing = match &self.story_next {
+            Some(Followed::Piece(piece)) => piece.event().is_none_or(|event| event.kind == EventKind::Gap),
+            _ => true,
+        };
+        if missing && !std::mem::replace(&mut self.informed, true) {
+            let (node, pair) = (Arc::clone(&self.node), self.pair);
+            self.step = Some(Box::pin(async move { Step::Looked(insist(|| look_up(&node, pair)).await) }));
+            return;
+        }
+        (self.informed, self.sought) = (false, false);
+        match self.story_next.take() {
+            Some(Followed::Piece(piece)) => {
+                self.place.pair = piece.position;
+                match piece.event() {
+                    Some(event) => {
+                        self.live_through(event);
+                        self.tell(Arc::clone(event));
+                    }
+                    // Kept by a newer version: said, not passed over.
+                    None => self.tell_gap(Some(1)),
+                }
+            }
+            Some(Followed::Gap(gap)) => {
+                self.place.pair = gap.at;
+                self.tell_gap(gap.lost);
+            }
+            _ => {}
+        }
+    }
+
+    /// What an event of the pair changes for what is told after it, and for its own cursor.
+    fn live_through(&mut self, event: &Event) {
+        if let Some(watching) = watching_told(event).filter(|watching| *watching != self.place.watching) {
+            self.watch(watching);
+            // What was not told before is not told when it is read again.
+            if let Some((_, at)) = &mut self.place.room {
+                *at = self.passed;
+            }
+        }
+        if event.kind == EventKind::PairEnded {
+            (self.talk, self.talk_next, self.place.room) = (None, None, None);
+        }
+        let Some(stand) = stand_of(event) else { return };
+        match &mut self.place.room {
+            Some((room, at)) if *room == stand.room => {
+                if self.passed.offset >= stand.at.offset && at.offset < stand.at.offset {
+                    *at = stand.at;
+                }
+            }
+            _ => self.go_to(stand.room.clone(), stand.at),
+        }
+    }
+
+    fn watch(&mut self, watching: Watching) {
+        self.place.watching = watching;
+        self.ear.set(watching);
+    }
+
+    /// The pair is in another room, from this place of its talk on.
+    fn go_to(&mut self, room: RoomName, at: Position) {
+        (self.talk, self.talk_next, self.passed) = (None, None, at);
+        self.place.room = Some((room.clone(), at));
+        let (node, ear) = (Arc::clone(&self.node), Arc::clone(&self.ear));
+        self.step = Some(Box::pin(async move {
+            let topic = Topic::Talk(room);
+            let open = || Follower::open_as(&node, topic.clone(), Some(at), Some(Arc::clone(&ear)));
+            Step::Opened(insist(open).await)
+        }));
+    }
+
+    fn take(&mut self, step: Step) {
+        match step {
+            Step::Opened(talk) => self.talk = Some(talk),
+            Step::Looked(None) => {}
+            Step::Looked(Some(facts)) => {
+                self.watch(facts.watching);
+                // It may have come to its present room in what is missing.
+                let Some((here, _)) = &self.place.room else { return };
+                if let Some(since) = facts.since
+                    && (*here != facts.room || since.offset > self.passed.offset)
+                {
+                    self.go_to(facts.room, since);
+                }
+            }
+        }
+    }
+
+    fn talk_goes_on(&mut self) {
+        let Some((_, at)) = &mut self.place.room else {
+            self.talk_next = None;
+            return;
+        };
+        let watching = self.place.watching;
+        match self.talk_next.take() {
+            Some(Followed::Piece(piece)) => {
+                self.passed = piece.position;
+                let event = piece.event();
+                let told = event.is_none_or(|event| is_told(event, self.pair, watching));
+                let own = event.is_some_and(|event| event.is_of(self.pair));
+                if told || own || piece.position.offset.is_multiple_of(UNTOLD) {
+                    *at = piece.position;
+                }
+                match event {
+                    Some(event) if told => self.tell(Arc::clone(event)),
+                    Some(_) => {}
+                    None => self.tell_gap(Some(1)),
+                }
+            }
+            Some(Followed::Gap(gap)) => {
+                (*at, self.passed) = (gap.at, gap.at);
+                // Whoever is told nothing of it misses nothing.
+                if watching.joins || watching.signals {
+                    self.tell_gap(gap.lost);
+                }
+            }
+            _ => {}
         }
     }
 
@@ -81,25 +399,35 @@ impl Feed {
     }
 
     fn aside(&self, kind: EventKind, data: Value) -> FeedItem {
-        (Arc::new(Event { kind, at: now_text(), data, cause: None }), self.story.position())
+        (Arc::new(Event { kind, at: now_text(), data, cause: None, unsaid: None }), self.place.clone())
     }
 
     /// Something is to be told next. A history that begins anew says so itself, and the listener sees it as well: of such
     /// gaps in a row, whose size nobody knows, one is told.
-    fn due(&mut self, event: Arc<Event>) {
+    fn tell(&mut self, event: Arc<Event>) {
         let parted = event.kind == EventKind::Gap && event.data["lost"].is_null();
         if !(std::mem::replace(&mut self.parted, parted) && parted) {
-            self.due.push_back((event, self.story.position()));
+            self.due.push_back((event, self.place.clone()));
         }
     }
 
-    fn due_gap(&mut self, lost: Option<u64>) {
-        self.due(Arc::new(Event {
-            kind: EventKind::Gap,
-            at: now_text(),
-            data: json!({ "lost": lost }),
-            cause: None,
-        }));
+    fn tell_gap(&mut self, lost: Option<u64>) {
+        let (event, _) = self.aside(EventKind::Gap, json!({ "lost": lost }));
+        self.tell(event);
+    }
+}
+
+async fn proceed(talk: &mut Option<Follower>) {
+    match talk {
+        Some(talk) => talk.proceed().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn taken(step: &mut Option<BoxFuture<'static, Step>>) -> Step {
+    match step {
+        Some(step) => step.await,
+        None => std::future::pending().await,
     }
 }
 

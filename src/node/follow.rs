@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use futures_util::future::BoxFuture;
+use futures_util::{FutureExt as _, future::BoxFuture};
 use serde_json::Value;
 use tokio::{sync::mpsc, time::sleep};
 
@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     broker::{BrokerError, Entry, Page},
-    hub::{Heard, Piece, Seat},
+    hub::{Ear, Heard, Piece, Seat},
     protocol::{EventKind, Failure, Position, Topic},
 };
 
@@ -68,11 +68,21 @@ impl Follower {
     /// # Errors
     /// When the broker can't be reached.
     pub async fn open(node: &Arc<Node>, topic: Topic, after: Option<Position>) -> Result<Self, Failure> {
+        Self::open_as(node, topic, after, None).await
+    }
+
+    /// The same for one that is counted when it is told something.
+    pub(super) async fn open_as(
+        node: &Arc<Node>,
+        topic: Topic,
+        after: Option<Position>,
+        ear: Option<Arc<Ear>>,
+    ) -> Result<Self, Failure> {
         let (sender, mailbox) = mpsc::channel(MAILBOX);
         let missed = Arc::new(AtomicBool::new(false));
         let seat = node.numbers.fetch_add(1, Relaxed);
         node.interest.add(&topic).await?;
-        node.hub.attach(&topic, Seat { number: seat, mailbox: sender, missed: Arc::clone(&missed) });
+        node.hub.attach(&topic, Seat { number: seat, mailbox: sender, missed: Arc::clone(&missed), ear });
         // From here on, dropping the follower undoes it.
         let at = after.unwrap_or_default();
         let mut follower = Self {
@@ -114,32 +124,53 @@ impl Follower {
     /// What comes next. May be dropped while it waits; nothing is lost by that.
     pub async fn next(&mut self) -> Followed {
         loop {
-            if let Some(next) = self.due.pop_front() {
-                match &next {
-                    Followed::Piece(piece) => self.at = piece.position,
-                    Followed::Gap(gap) => self.at = gap.at,
-                    Followed::Aside(..) => {}
-                }
+            if let Some(next) = self.pop() {
                 return next;
             }
-            if let Some(reading) = &mut self.reading {
-                let page = reading.await;
-                self.reading = None;
-                match page {
-                    Ok(page) if self.may_be_repaired(&page) => self.read_after(REPAIR),
-                    Ok(page) => {
-                        self.waited = false;
-                        self.take(page);
-                    }
-                    Err(_) => self.read_after(RETRY),
+            self.proceed().await;
+        }
+    }
+
+    /// What comes next, if that is here already.
+    pub fn next_here(&mut self) -> Option<Followed> {
+        loop {
+            if let Some(next) = self.pop() {
+                return Some(next);
+            }
+            self.proceed().now_or_never()?;
+        }
+    }
+
+    fn pop(&mut self) -> Option<Followed> {
+        let next = self.due.pop_front()?;
+        match &next {
+            Followed::Piece(piece) => self.at = piece.position,
+            Followed::Gap(gap) => self.at = gap.at,
+            Followed::Aside(..) => {}
+        }
+        Some(next)
+    }
+
+    /// Completes when a page was read, or something was heard; whether or not there is something next then. May be
+    /// dropped while it waits.
+    pub async fn proceed(&mut self) {
+        if let Some(reading) = &mut self.reading {
+            let page = reading.await;
+            self.reading = None;
+            match page {
+                Ok(page) if self.may_be_repaired(&page) => self.read_after(REPAIR),
+                Ok(page) => {
+                    self.waited = false;
+                    self.take(page);
                 }
-                continue;
+                Err(_) => self.read_after(RETRY),
             }
-            match self.mailbox.recv().await {
-                Some(heard) => self.hear(heard),
-                // The hub forgot this seat, which only dropping the follower does.
-                None => std::future::pending().await,
-            }
+            return;
+        }
+        match self.mailbox.recv().await {
+            Some(heard) => self.hear(heard),
+            // The hub forgot this seat, which only dropping the follower does.
+            None => std::future::pending().await,
         }
     }
 
@@ -148,6 +179,19 @@ impl Follower {
     #[must_use]
     pub fn rests(&self) -> bool {
         self.due.is_empty() && (self.reading.is_none() || self.late)
+    }
+
+    /// Whether a reading waits for the broker, or for a writer.
+    #[must_use]
+    pub fn is_late(&self) -> bool {
+        self.reading.is_some() && self.late
+    }
+
+    /// Has the history read, unless it is being read.
+    pub fn look(&mut self) {
+        if self.reading.is_none() {
+            self.read();
+        }
     }
 
     fn hear(&mut self, heard: Heard) {

@@ -109,14 +109,20 @@ impl Node {
                     Known::Replied(outcome) => self.post(from, &Mail::Reply { number, outcome }),
                 }
             }
+            Ok(Envelope::Mail(Mail::Reply { number, outcome })) if self.tallies.contains_key(&number) => {
+                self.counted_there(number, &outcome);
+            }
             Ok(Envelope::Mail(Mail::Reply { number, outcome })) => self.complete(number, outcome),
             Ok(_) => tracing::warn!("something else where mail belongs"),
             Err(why) => tracing::warn!(why, "an envelope could not be read"),
         }
     }
 
-    fn entry_arrived(&self, topic: &Topic, entry: Entry) {
+    fn entry_arrived(self: &Arc<Self>, topic: &Topic, entry: Entry) {
         let piece = Arc::new(piece(entry));
+        if let Some(event) = piece.event().filter(|event| event.kind == EventKind::Signal) {
+            self.answer_count(topic, event);
+        }
         if let (Topic::Pair(pair), Some(event)) = (topic, piece.event()) {
             match event.kind {
                 EventKind::ClientOpened => {

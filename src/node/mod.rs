@@ -28,9 +28,11 @@ mod pulse;
 pub mod replay;
 mod revoked;
 mod rooms;
+mod signals;
 mod story;
 mod sweep;
 mod take;
+mod talk;
 mod trace;
 
 use std::{
@@ -50,7 +52,7 @@ use tokio::sync::oneshot;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub use ask::Line;
-pub use detached::watching_after;
+pub use detached::Noted;
 pub use drain::DrainPlan;
 pub use endings::ended_because;
 pub use facts::{Facts, Found, NewPair};
@@ -232,6 +234,8 @@ pub struct Node {
     unleft: parking_lot::Mutex<Vec<(Group, Member)>>,
     /// What every node must know: which tickets are revoked.
     chronicle: chronicle::Chronicle,
+    /// Signals of which it is being counted to how many they are told.
+    tallies: signals::Tallies,
 }
 
 impl Node {
@@ -279,6 +283,7 @@ impl Node {
             burying: AtomicBool::new(false),
             unleft: parking_lot::Mutex::default(),
             chronicle: chronicle::Chronicle::default(),
+            tallies: signals::Tallies::default(),
         });
         node.broker.subscribe(&Topic::Node(id)).await?;
         // Subscribed to before it is read, and read before anybody is let in.

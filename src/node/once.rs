@@ -154,6 +154,18 @@ impl Node {
         command: &'static str,
         work: impl Future<Output = Result<Value, Failure>> + Send + 'static,
     ) -> Result<Value, Failure> {
+        self.once_unless(pair, key, command, had_no_effect, work).await
+    }
+
+    /// The same for a command that has more or fewer outcomes without an effect, after which it may be sent again.
+    pub(super) async fn once_unless(
+        self: &Arc<Self>,
+        pair: PairId,
+        key: Option<String>,
+        command: &'static str,
+        had_no_effect: fn(&Reply) -> bool,
+        work: impl Future<Output = Result<Value, Failure>> + Send + 'static,
+    ) -> Result<Value, Failure> {
         let Some(key) = key else { return work.await };
         let deadline = Instant::now() + self.settings.command_timeout;
         let token = loop {
@@ -169,7 +181,10 @@ impl Node {
         self.to_the_end(command, async move {
             let outcome = work.await;
             let reply = outcome.clone().map_or_else(Reply::Failed, Reply::Done);
-            node.settle(pair, &key, token, command, &reply).await;
+            // Of what is unknown nothing is said, so that it is not done twice.
+            if !is_unknown(&reply) || had_no_effect(&reply) {
+                node.settle(pair, &key, token, command, &reply).await;
+            }
             outcome
         })
         .await
@@ -208,6 +223,15 @@ impl Node {
             node.reply(keyed.to, outcome);
         });
     }
+}
+
+fn is_unknown(outcome: &Reply) -> bool {
+    matches!(outcome, Reply::Failed(failure) if failure.fault == Fault::Timeout)
+}
+
+/// Whether a command that can't be done halfway is known not to have been done.
+pub(super) fn was_not_done(outcome: &Reply) -> bool {
+    had_no_effect(outcome) && !is_unknown(outcome)
 }
 
 fn had_no_effect(outcome: &Reply) -> bool {

@@ -19,8 +19,8 @@ use crate::{
     broker::{BrokerError, Group, Member, Step},
     hub::{Client, Outbox, Room},
     protocol::{
-        Chosen, Failure, Fault, Fence, Format, Grants, LONGEST_TICKET, PairId, Reply, SiblingId, Side, Ticket,
-        Watching,
+        Chosen, Failure, Fault, Fence, Format, Grants, LONGEST_TICKET, PairId, Position, Reply, SiblingId, Side,
+        Ticket, Watching,
     },
 };
 
@@ -45,6 +45,8 @@ pub struct Opened {
     pub past: Option<Past>,
     /// How it goes on where the socket before it stopped, where that is known already.
     pub resumed: Option<Resumption>,
+    /// Where it came to its room's talk.
+    pub talk: Position,
     /// Its actor's mail.
     pub mailbox: mpsc::Receiver<Box<ClientMail>>,
 }
@@ -100,10 +102,12 @@ impl Node {
         self.must_be_leased()?;
         let NewPair { room, offers, meta, linger, authority } = new;
         let entrant = Entrant { authority: &authority, offers: &offers };
-        let format = self.agree(&entrant, &self.room(&room).await?)?;
+        let state = self.room(&room).await?;
+        let format = self.agree(&entrant, &state)?;
         let linger = linger.unwrap_or(self.settings.linger);
         let linger_seconds = linger.as_secs();
         let (chosen, watching) = (Chosen::default(), Watching::default());
+        let (first, since) = (Some((room.clone(), state.talk)), Some(state.talk));
         let facts = Facts {
             room,
             format,
@@ -114,6 +118,9 @@ impl Node {
             watching,
             trace: None,
             parked: None,
+            first,
+            since,
+            acked: None,
             authority,
         };
         let pair = PairId::fresh();
@@ -217,6 +224,7 @@ impl Node {
             }
         };
         facts.format = entry.format;
+        facts.since.get_or_insert(entry.talk);
         let settings = self.settings.pipe.with(&entry.ruling.spec, &facts.chosen);
         let (resumed, parked) = self.take_parked((pair, fence), &mut facts, &entry, wish.received).await.unzip();
         let (outbox, room) = match parked.flatten() {
@@ -233,8 +241,8 @@ impl Node {
                 (outbox, room)
             }
         };
-        let (ruling, past) = (entry.ruling, None);
-        let mut opened = Opened { pair, fence, facts, outbox, room, ruling, past, resumed, mailbox };
+        let (ruling, talk, past) = (entry.ruling, entry.talk, None);
+        let mut opened = Opened { pair, fence, facts, outbox, room, ruling, past, resumed, talk, mailbox };
         let failure = match self.settle_in(&mut opened, wish).await {
             Ok(true) => return Ok(opened),
             Ok(false) => Failure::new(Fault::Conflict, "replaced by a newer client socket, or the pair ended"),
@@ -307,7 +315,9 @@ impl Node {
         if self.hub.fence(pair) == Some(fence) {
             let charter = bytes::Bytes::from_static(facts.format.as_str().as_bytes());
             // It was in already: however full the room is.
-            self.registry.join(&Group::Room(facts.room.clone()), self.member(pair, fence), charter, None).await?;
+            let (group, member) = (Group::Room(facts.room.clone()), self.member(pair, fence));
+            // Nor is it told to have come.
+            self.registry.join(&group, member, charter, None, None).await?;
         }
         Ok(true)
     }
@@ -348,7 +358,7 @@ impl Node {
     /// When the broker can't be reached.
     pub async fn count_in(&self, pair: PairId, sibling: SiblingId) -> Result<(), Failure> {
         self.siblings.insert(sibling);
-        self.registry.join(&Group::Siblings(pair), self.sibling(sibling), bytes::Bytes::new(), None).await?;
+        self.registry.join(&Group::Siblings(pair), self.sibling(sibling), bytes::Bytes::new(), None, None).await?;
         Ok(())
     }
 

@@ -10,11 +10,11 @@ use tokio::sync::oneshot;
 
 use super::{
     Facts, Node, Story,
-    story::{RETRY, draft, lost_draft},
+    story::{RETRY, draft, draft_with, lost_draft},
 };
 use crate::{
     broker::{Appended, BrokerError, DRAFTS, Draft, Step, Under},
-    protocol::{Cause, EventKind, Fence, PairId, Topic},
+    protocol::{Cause, EventKind, Fence, PairId, Topic, Unsaid},
 };
 
 /// How many events of sockets that are gone may wait for the broker, on the whole node: some 20 MiB. Beyond, a socket's
@@ -52,8 +52,14 @@ impl Parting {
 
     /// Of a socket with a story, which ends with `client.closed`.
     #[must_use]
-    pub fn closed(story: Story, pair: PairId, fence: Fence, facts: Facts, data: Value, cause: Option<Cause>) -> Self {
-        let last = vec![draft(EventKind::ClientClosed, data, cause)];
+    pub fn closed(
+        story: Story,
+        (pair, fence, facts): (PairId, Fence, Facts),
+        data: Value,
+        cause: Option<Cause>,
+        stand: Option<Box<Unsaid>>,
+    ) -> Self {
+        let last = vec![draft_with(EventKind::ClientClosed, data, cause, stand)];
         Self { pair, fence, facts, rest: story.into_rest(), last, ends: false }
     }
 
@@ -142,7 +148,7 @@ impl Node {
             let some = rest.len().min(DRAFTS);
             let under = Under { fence: *fence, after: None };
             match self.broker.append(&Topic::Pair(*pair), Some(under), &rest[..some], keep).await? {
-                Appended::At(_) | Appended::Behind(_) => drop(rest.drain(..some)),
+                Appended::At(..) | Appended::Behind(_) => drop(rest.drain(..some)),
                 Appended::Refused => return Ok(Step::Refused),
                 Appended::Missing => return Ok(Step::Missing),
             }

@@ -8,12 +8,13 @@ use std::sync::{Arc, atomic::Ordering::Relaxed};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::{Facts, Node};
+use super::{Facts, Node, talk::counted};
 use crate::{
     broker::{BrokerError, Census, Group, Member, Rule},
     hub::{Outbox, Room},
     protocol::{
-        Account, Authority, Failure, Fault, Fence, Format, PairId, Pattern, Publish, RoomName, RoomSpec, Topic,
+        Account, Authority, EventKind, Failure, Fault, Fence, Format, PairId, Pattern, Position, Publish, RoomName,
+        RoomSpec, Topic,
     },
 };
 
@@ -112,6 +113,8 @@ pub struct Entry {
     pub format: Format,
     /// What holds there.
     pub ruling: Ruling,
+    /// Where it came to the room's talk.
+    pub talk: Position,
     /// How many changes of rooms had been heard of before.
     heard: u64,
 }
@@ -127,6 +130,8 @@ pub struct RoomState {
     pub speaks: Option<Format>,
     /// How many members it has.
     pub members: u64,
+    /// The newest place in its talk.
+    pub talk: Position,
 }
 
 impl RoomState {
@@ -191,6 +196,7 @@ impl Node {
             ruling: self.ruling(name, census.rule.as_ref()),
             speaks: spoken(census),
             members: census.members,
+            talk: census.talk,
         }
     }
 
@@ -267,7 +273,7 @@ impl Node {
         let heard = self.rules_heard.load(Relaxed);
         self.interest.add(&Topic::Room(room.clone())).await?;
         match self.join(self.member(pair, fence), room, entrant, known).await {
-            Ok((format, ruling)) => Ok(Entry { room: room.clone(), format, ruling, heard }),
+            Ok((format, ruling, talk)) => Ok(Entry { room: room.clone(), format, ruling, talk, heard }),
             Err(failure) => {
                 self.exit(pair, fence, room).await;
                 Err(failure)
@@ -281,20 +287,22 @@ impl Node {
         room: &RoomName,
         entrant: &Entrant<'_>,
         known: Ruling,
-    ) -> Result<(Format, Ruling), Failure> {
+    ) -> Result<(Format, Ruling, Position), Failure> {
         let (group, mut ruling) = (Group::Room(room.clone()), known);
+        let told = counted(EventKind::PeerJoined, &member);
         for _ in 0..TRIES {
             let wish = entrant.agree(&ruling, room, None)?;
             let charter = bytes::Bytes::from_static(wish.as_str().as_bytes());
             let capacity = ruling.spec.capacity;
-            let Some(census) = self.registry.join(&group, member.clone(), charter, capacity).await? else {
+            let told = told.as_ref().map(|told| (told, &self.settings.keep));
+            let Some(census) = self.registry.join(&group, member.clone(), charter, capacity, told).await? else {
                 let capacity = capacity.unwrap_or_default();
                 let message = format!("the room is full, it takes {capacity} members: try again later");
                 return Err(Failure::new(Fault::RoomFull, message));
             };
             let now = self.ruling(room, census.rule.as_ref());
             if now.version == ruling.version {
-                return Ok((entrant.agree(&ruling, room, spoken(&census))?, ruling));
+                return Ok((entrant.agree(&ruling, room, spoken(&census))?, ruling, census.talk));
             }
             ruling = now;
         }
@@ -316,10 +324,12 @@ impl Node {
         }
     }
 
-    /// Leaves a room, for the cluster; the caller left it in the hub before.
-    pub async fn exit(&self, pair: PairId, fence: Fence, room: &RoomName) {
-        self.leave(Group::Room(room.clone()), self.member(pair, fence)).await;
+    /// Leaves a room, for the cluster; the caller left it in the hub before. The place in its talk is returned, if it is
+    /// known.
+    pub async fn exit(&self, pair: PairId, fence: Fence, room: &RoomName) -> Option<Position> {
+        let talk = self.leave(Group::Room(room.clone()), self.member(pair, fence)).await;
         self.lose_interest(room).await;
+        talk
     }
 
     /// Listens to a room once less.

@@ -9,7 +9,7 @@ use tokio::time::sleep;
 use super::{Node, ReplyTo, now_text};
 use crate::{
     broker::{Appended, BrokerError, DRAFTS, Draft, Under},
-    protocol::{Cause, Event, EventKind, Fence, PairId, Position, Reply, Topic},
+    protocol::{Cause, Event, EventKind, Fence, PairId, Position, Reply, Topic, Unsaid},
 };
 
 /// How many events may wait for the broker. Beyond, the oldest that no attempt carries are given up, and a gap with
@@ -78,12 +78,17 @@ impl Story {
 
     /// Raises an event.
     pub fn raise(&mut self, kind: EventKind, data: Value, cause: Option<Cause>) {
-        self.push(kind, data, cause, None);
+        self.push(draft(kind, data, cause), None);
+    }
+
+    /// Raises an event that tells where the pair stands in its room's talk.
+    pub fn raise_standing(&mut self, kind: EventKind, data: Value, stand: Option<Box<Unsaid>>) {
+        self.push(draft_with(kind, data, None, stand), None);
     }
 
     /// Raises the event that is the effect of a command, and replies to the command once it stands.
     pub fn raise_and_reply(&mut self, kind: EventKind, data: Value, cause: Cause, reply: ReplyTo, outcome: Reply) {
-        self.push(kind, data, Some(cause), Some((reply, outcome)));
+        self.push(draft(kind, data, Some(cause)), Some((reply, outcome)));
     }
 
     /// How many events may come at once without that any has to be given up, and with room for others: no bound while the
@@ -93,7 +98,13 @@ impl Story {
         if self.away { usize::MAX } else { (MOST_WAITING / 2).saturating_sub(self.waiting.len()) }
     }
 
-    fn push(&mut self, kind: EventKind, data: Value, cause: Option<Cause>, reply: Option<(ReplyTo, Reply)>) {
+    /// Raises the event that the pair has moved, and replies to the command with the same once it stands.
+    pub fn raise_moved(&mut self, data: Value, stand: Option<Box<Unsaid>>, cause: Cause, reply: ReplyTo) {
+        let outcome = Reply::Done(data.clone());
+        self.push(draft_with(EventKind::ClientMoved, data, Some(cause), stand), Some((reply, outcome)));
+    }
+
+    fn push(&mut self, draft: Draft, reply: Option<(ReplyTo, Reply)>) {
         if self.waiting.len() >= MOST_WAITING {
             self.give_one_up();
         }
@@ -104,7 +115,7 @@ impl Story {
             }
             (_, reply) => reply,
         };
-        self.waiting.push_back(Chapter { draft: draft(kind, data, cause), lost: 0, reply });
+        self.waiting.push_back(Chapter { draft, lost: 0, reply });
     }
 
     /// Makes room: one more event is only counted, in the gap that stands for those before it.
@@ -143,7 +154,7 @@ impl Story {
         let outcome = appending.await;
         self.appending = None;
         match outcome {
-            Ok(Appended::At(last)) => {
+            Ok(Appended::At(last, _)) => {
                 self.away = false;
                 self.answer(self.carried, None);
                 let carried = std::mem::take(&mut self.carried) as u64;
@@ -223,7 +234,12 @@ impl Story {
 
 /// An event that is to be kept.
 pub(super) fn draft(kind: EventKind, data: Value, cause: Option<Cause>) -> Draft {
-    let payload = Event { kind, at: now_text(), data, cause }.encode();
+    draft_with(kind, data, cause, None)
+}
+
+/// One that says something to the nodes as well.
+pub(super) fn draft_with(kind: EventKind, data: Value, cause: Option<Cause>, unsaid: Option<Box<Unsaid>>) -> Draft {
+    let payload = Event { kind, at: now_text(), data, cause, unsaid }.encode();
     // What can't be encoded can't be told: that it is missing can.
     let payload = payload.unwrap_or_else(|failure| {
         tracing::error!(?kind, %failure, "an event could not be encoded");

@@ -38,7 +38,7 @@ impl Node {
         all(again.map(|(pair, nonce)| self.bury_socket(self.id, *pair, *nonce).boxed())).await?;
         for (group, member) in &members {
             if before.members.contains(&(group.clone(), member.id.clone())) {
-                self.registry.leave(group, member).await?;
+                self.try_to_leave(group, member).await?;
             }
         }
         before.pairs = pairs.into_iter().collect();

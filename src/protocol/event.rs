@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::Failure;
+use super::{Failure, NodeId, PairId, Position, RoomName};
 
 macro_rules! kinds {
     ($($(#[$doc:meta])* $name:ident = $text:literal;)*) => {
@@ -106,6 +106,43 @@ pub struct Event {
     /// The command that it is the effect of.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cause: Option<Cause>,
+    /// What of it is for the nodes, and not told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unsaid: Option<Box<Unsaid>>,
+}
+
+/// What of an event is for the nodes that tell it.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Unsaid {
+    /// In a room's talk: the pair that it is of, to which it is not told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub of: Option<PairId>,
+    /// The node that counts to how many it is told, and the number by which it knows the answers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub count: Option<(NodeId, u64)>,
+    /// Where the pair stands in its room's talk.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stand: Option<Stand>,
+}
+
+/// Where a pair stands in the talk of its room when something happens to it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Stand {
+    /// The room where it is from then on.
+    pub room: RoomName,
+    /// Where in that room's talk: what follows is for the pair.
+    pub at: Position,
+    /// The room that it left by that, and up to where that one's talk was for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub left: Option<(RoomName, Position)>,
+}
+
+impl Stand {
+    /// In a room, at a place of its talk.
+    #[must_use]
+    pub fn unsaid(room: RoomName, at: Position, left: Option<(RoomName, Position)>) -> Option<Box<Unsaid>> {
+        Some(Box::new(Unsaid { stand: Some(Self { room, at, left }), ..Unsaid::default() }))
+    }
 }
 
 impl Event {
@@ -115,6 +152,12 @@ impl Event {
     /// When it can't be encoded.
     pub fn encode(&self) -> Result<Vec<u8>, Failure> {
         rmp_serde::to_vec_named(self).map_err(|e| Failure::new(super::Fault::Internal, e.to_string()))
+    }
+
+    /// Whether it is of this pair, in a room's talk.
+    #[must_use]
+    pub fn is_of(&self, pair: PairId) -> bool {
+        self.unsaid.as_ref().is_some_and(|unsaid| unsaid.of == Some(pair))
     }
 
     /// Reads what is kept.
@@ -165,6 +208,7 @@ mod tests {
                 at: "2026-01-01T00:00:00.000Z".into(),
                 data: json!({"n": u64::MAX, "x": [null, -1, 0.5, "é"]}),
                 cause: Some(Cause { key: None, id: Some(json!(7)), sibling: Some("s".into()) }),
+                unsaid: Stand::unsaid("a".parse().unwrap(), Position { offset: 3, nonce: u64::MAX }, None),
             };
             assert_eq!(Event::decode(&event.encode().unwrap()).unwrap(), event);
             assert_eq!(json!(kind), json!(kind.as_str()));

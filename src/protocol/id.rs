@@ -114,6 +114,11 @@ id!(
     SiblingId, "sib_", "a sibling id"
 );
 
+id!(
+    /// Something that one agent told others.
+    SignalId, "signal_", "a signal id"
+);
+
 /// Where client sockets meet. 1 to 128 of `A-Z a-z 0-9 . _ ~ - /`, compared byte for byte.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 #[serde(transparent)]

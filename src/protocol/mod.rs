@@ -23,12 +23,12 @@ mod topic;
 pub use account::{Account, Authority, PUBLISH, Pattern};
 pub use close::{CloseCode, Closing, LONGEST_REASON};
 pub use command::{Command, METHODS, Method, Payload};
-pub use cursor::{BadCursor, read_cursor, write_cursor};
+pub use cursor::{BadCursor, Cursor, Place, read_cursor, write_cursor};
 pub use envelope::{Envelope, Mail, Notice, Reply};
-pub use event::{Cause, Event, EventKind, Told};
+pub use event::{Cause, Event, EventKind, Stand, Told, Unsaid};
 pub use fault::{Failure, Fault};
 pub use grant::Grants;
-pub use id::{BadName, Fence, NodeId, PairId, Position, RoomName, SiblingId};
+pub use id::{BadName, Fence, NodeId, PairId, Position, RoomName, SiblingId, SignalId};
 pub use mark::{MARK_WAIT, Mark};
 pub use params::{
     AckParams, CloseParams, Direction, KickParams, LeaveParams, MarkParams, MembersParams, MoveParams, PauseParams,
@@ -41,5 +41,5 @@ pub use rpc::{Answer, BadRequest, Codec, MOST_IN_BATCH, Message, Notification, R
 pub use run::{BadRun, Run, RunBuilder};
 pub use spec::{History, OneOrMany, Order, Publish, RoomSpec};
 pub use strict::from_json as strict_json;
-pub use ticket::{LONGEST_TICKET, Side, Ticket, TicketKeys};
+pub use ticket::{LONGEST_TICKET, SEAL, Side, Ticket, TicketKeys};
 pub use topic::Topic;

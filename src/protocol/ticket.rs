@@ -1,5 +1,6 @@
 //! Tickets: signed strings that open one side of one pair with stated grants.
 
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation, decode, encode};
 use serde::{Deserialize, Serialize};
 use uuid::{NoContext, Timestamp, Uuid};
@@ -92,6 +93,14 @@ impl Ticket {
 #[derive(Clone)]
 pub struct TicketKeys(Vec<(EncodingKey, DecodingKey)>);
 
+/// How long a seal is, in bytes.
+pub const SEAL: usize = 8;
+
+fn seal(bytes: &[u8], key: &EncodingKey) -> Option<[u8; SEAL]> {
+    let whole = jsonwebtoken::crypto::sign(bytes, key, Algorithm::HS256).ok()?;
+    URL_SAFE_NO_PAD.decode(whole).ok()?.first_chunk().copied()
+}
+
 impl std::fmt::Debug for TicketKeys {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "TicketKeys({})", self.0.len())
@@ -103,6 +112,20 @@ impl TicketKeys {
     #[must_use]
     pub fn new<'a>(secrets: impl IntoIterator<Item = &'a [u8]>) -> Self {
         Self(secrets.into_iter().map(|s| (EncodingKey::from_secret(s), DecodingKey::from_secret(s))).collect())
+    }
+
+    /// A seal on something that is shown back later, so that nobody can make it up.
+    #[must_use]
+    pub fn seal(&self, bytes: &[u8]) -> [u8; SEAL] {
+        self.0.first().and_then(|(key, _)| seal(bytes, key)).unwrap_or_default()
+    }
+
+    /// Whether one of these keys has sealed it.
+    #[must_use]
+    pub fn has_sealed(&self, bytes: &[u8], shown: &[u8]) -> bool {
+        // All of it is compared, so that the time tells nothing.
+        let same = |own: [u8; SEAL]| own.iter().zip(shown).fold(0, |differs, (a, b)| differs | (a ^ b)) == 0;
+        shown.len() == SEAL && self.0.iter().filter_map(|(key, _)| seal(bytes, key)).any(same)
     }
 
     /// The text of a ticket.

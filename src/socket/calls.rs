@@ -81,7 +81,8 @@ impl Calls {
             Command::RoomGet => Ok(self.own_room().await?.told()),
             Command::RoomMembers(params) => self.members(params).await,
             Command::Discover => Ok(super::discover::open_rpc()),
-            Command::Watch(_) | Command::Unwatch(_) => node.watch(pair, command, cause, line).await,
+            Command::Watch(_) | Command::Unwatch(_) | Command::Ack(_) => node.note(pair, command, cause, line).await,
+            Command::Signal(params) => node.signal(pair, params, cause).await,
             Command::PairTicket(_) | Command::RoomSet(_) | Command::RoomKick(_) | Command::RoomClose(_) => {
                 let (calls, key, name) = (self.clone(), cause.key.clone(), command.name());
                 node.once(pair, key, name, async move { calls.decide(command, cause).await }).await
@@ -113,6 +114,7 @@ impl Calls {
             }
             state => state?,
         };
+        node.count_unread(pair, &mut state).await?;
         state["siblings"] = node.count_siblings(pair).await?.into();
         Ok(state)
     }
@@ -148,7 +150,7 @@ impl Calls {
     }
 }
 
-/// A pair's state as its record tells it.
+/// A pair's state as its record tells it, with the place up to where its events were dealt with.
 ///
 /// # Errors
 /// When the broker can't be reached.
@@ -164,7 +166,7 @@ pub async fn standing(node: &Node, pair: PairId, found: &Found) -> Result<Value,
         "pair": pair, "room": found.facts.room, "format": found.facts.format, "epoch": found.record.fence.epoch,
         "client": if found.record.ended { "ended" } else { client }, "node": found.record.holder,
         "meta": found.facts.meta, "settings": settings, "paused": {"in": null, "out": null},
-        "counters": null, "rtt_ms": null,
+        "counters": null, "rtt_ms": null, "unread": found.facts.acked,
     }))
 }
 

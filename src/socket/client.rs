@@ -31,7 +31,7 @@ use crate::{
         ClientMail, Facts, Node, Opened, Parted, Parting, Pass, ReplyTo, RoomState, Story, Term, Told, Unserved,
         ended_because,
     },
-    protocol::{Cause, CloseCode, Closing, EventKind, Fence, PairId, Reply},
+    protocol::{Cause, CloseCode, Closing, EventKind, Fence, PairId, Reply, Stand},
 };
 
 /// How long the answer to a handshake may take to be on its way.
@@ -154,7 +154,7 @@ pub async fn serve_client(
     service: Service,
     upgrade: impl Future<Output = Option<Upgraded>>,
 ) {
-    let Opened { pair, fence, facts, outbox, room, ruling, past, resumed, mut mailbox } = opened.serve();
+    let Opened { pair, fence, facts, outbox, room, ruling, past, resumed, talk, mut mailbox } = opened.serve();
     let Service { subprotocol, pass, ping } = service;
     let terms = Terms::new(&node.settings, &facts, ruling);
     let every = Duration::from_secs(ping.unwrap_or(terms.settings.ping));
@@ -190,7 +190,8 @@ pub async fn serve_client(
         "epoch": fence.epoch, "node": client.node.id, "room": client.facts.room, "format": client.facts.format,
         "subprotocol": subprotocol,
     });
-    client.story.raise(EventKind::ClientOpened, opened, None);
+    let stand = Stand::unsaid(client.facts.room.clone(), talk, None);
+    client.story.raise_standing(EventKind::ClientOpened, opened, stand);
     if let Some(past) = past {
         client.begin_kept(past);
     }
@@ -414,7 +415,9 @@ impl Client {
             None => None,
         };
         // However it ends, its peer has been told why.
-        let waiting = switching.as_mut().map(|switching| std::mem::take(&mut switching.waited_for));
+        let (waiting, stand) = switching.as_mut().map_or((Vec::new(), None), |switching| {
+            (std::mem::take(&mut switching.waited_for), switching.stand.take())
+        });
         let (closing, by, cause) = match &switching {
             Some(switching) => (Closing::new(CloseCode::Switched), "sibling", Some(switching.cause.clone())),
             None => (closing, by, cause),
@@ -443,8 +446,12 @@ impl Client {
         self.abandon_jobs().await;
         self.tell_refusals();
         let lost_marks = self.end_marks();
+        let mut stand = stand;
         for room in self.rooms_to_leave(parked.as_ref()) {
-            self.node.exit(self.pair, self.fence, &room).await;
+            let left = self.node.exit(self.pair, self.fence, &room).await;
+            if room == self.facts.room {
+                stand = left.and_then(|at| Stand::unsaid(room, at, None)).or(stand);
+            }
         }
         if let Some(parked) = parked {
             self.node.park(self.pair, parked, self.facts.linger());
@@ -458,14 +465,15 @@ impl Client {
         if let Some(lost) = lost_marks {
             data["marks_lost"] = json!(lost);
         }
-        let mut parting = Parting::closed(self.story, self.pair, self.fence, self.facts, data, cause.clone());
+        let whose = (self.pair, self.fence, self.facts);
+        let mut parting = Parting::closed(self.story, whose, data, cause.clone(), stand);
         if let Some(reason) = pair_ends.clone() {
             parting = parting
                 .and_pair_ended(json!({"reason": ended_because(Some(reason).filter(|r| !r.is_empty()))}), cause);
         }
         // It goes on by itself when the broker is away.
         let parted = tokio::time::timeout(LAST_WORDS, self.node.part(parting)).await;
-        for reply in yielding.into_iter().chain(waiting.into_iter().flatten()) {
+        for reply in yielding.into_iter().chain(waiting) {
             self.node.reply(reply, Reply::Done(json!({})));
         }
         if let Some(reply) = reply {

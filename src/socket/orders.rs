@@ -14,10 +14,11 @@ use super::{
     write::Writer,
 };
 use crate::{
-    node::{Entrant, Entry, Facts, Node, Past, ReplyTo, Trace, Wish, ended_because, may_not_publish, watching_after},
+    node::{Entrant, Entry, Facts, Node, Noted, Past, ReplyTo, Trace, Wish, ended_because, may_not_publish},
     protocol::{
         Cause, CloseCode, CloseParams, Closing, Command, Direction, EventKind, Failure, Fault, Fence, Format,
-        MoveParams, PairId, PauseParams, PausePolicy, Payload, Rate, Reply, ResumeParams, RoomName, Run, SetParams,
+        MoveParams, PairId, PauseParams, PausePolicy, Payload, Position, Rate, Reply, ResumeParams, RoomName, Run,
+        SetParams, Stand,
     },
 };
 
@@ -35,6 +36,8 @@ pub(super) struct Entered {
 pub(super) struct Moving {
     pub(super) entry: Entry,
     pub(super) past: Option<(Past, Option<Trace>)>,
+    /// Where the talk of the room that it leaves was then.
+    pub(super) left: Option<(RoomName, Position)>,
 }
 
 /// Enters a room, for the cluster, and finds where its history begins.
@@ -45,25 +48,30 @@ pub(super) async fn enter_there(
     offers: &[Format],
     facts: &Facts,
 ) -> Result<Moving, Failure> {
-    let entrant = Entrant { authority: &facts.authority, offers };
-    let state = node.room(room).await?;
-    let entry = node.enter((pair, fence), room, &entrant, state.ruling).await?;
-    begin_there(node, (pair, fence), entry, facts).await
+    let enter = async {
+        let entrant = Entrant { authority: &facts.authority, offers };
+        let state = node.room(room).await?;
+        node.enter((pair, fence), room, &entrant, state.ruling).await
+    };
+    let (entry, left) = tokio::join!(enter, node.talk_head(&facts.room));
+    let left = left.map(|at| (facts.room.clone(), at));
+    begin_there(node, (pair, fence), entry?, left, facts).await
 }
 
 async fn begin_there(
     node: &Arc<Node>,
     (pair, fence): (PairId, Fence),
     entry: Entry,
+    left: Option<(RoomName, Position)>,
     facts: &Facts,
 ) -> Result<Moving, Failure> {
     let history = entry.ruling.spec.keeps().filter(|_| entry.room != facts.room);
-    let Some(history) = history else { return Ok(Moving { entry, past: None }) };
+    let Some(history) = history else { return Ok(Moving { entry, past: None, left }) };
     let mut there = Facts { room: entry.room.clone(), trace: None, ..facts.clone() };
     match node.begin_past((pair, fence.epoch), &mut there, history, Wish::default()).await {
-        Ok(past) => Ok(Moving { entry, past: Some((past, there.trace)) }),
+        Ok(past) => Ok(Moving { entry, past: Some((past, there.trace)), left }),
         Err(failure) => {
-            node.exit(pair, fence, &entry.room).await;
+            _ = node.exit(pair, fence, &entry.room).await;
             Err(failure)
         }
     }
@@ -99,7 +107,7 @@ impl Client {
                 return None;
             }
             Command::Set(params) => return self.set(params, cause, reply),
-            Command::Watch(_) | Command::Unwatch(_) => return self.watch(&command, cause, reply),
+            Command::Watch(_) | Command::Unwatch(_) | Command::Ack(_) => return self.note(&command, cause, reply),
             Command::Switch(params) => return self.begin_switch(params, cause, reply),
             Command::Close(params) => return Some(close(params, cause, reply)),
             Command::PairEnd(params) => {
@@ -121,7 +129,6 @@ impl Client {
             | Command::RoomKick(_)
             | Command::RoomClose(_)
             | Command::Signal(_)
-            | Command::Ack(_)
             | Command::Unpark { .. }
             | Command::Discover => {
                 Err(Failure::new(Fault::Internal, "this command is not for the client socket's node"))
@@ -147,6 +154,7 @@ impl Client {
             "rtt_ms": self.heart.rtt.map(milliseconds),
             "paused": {"in": self.inflow.paused, "out": self.outbox.paused()},
             "settings": self.terms.settings,
+            "unread": self.facts.acked,
         })
     }
 
@@ -248,7 +256,7 @@ impl Client {
                 return None;
             }
         };
-        let Moving { entry, past } = match entry {
+        let Moving { entry, past, left } = match entry {
             Ok(moving) => moving,
             Err(failure) => {
                 self.node.reply(reply, Reply::Failed(failure));
@@ -271,19 +279,22 @@ impl Client {
                 self.facts.trace = None;
             }
         }
-        let room = entry.room;
+        let (room, talk) = (entry.room, entry.talk);
         (self.facts.room, self.facts.format) = (room.clone(), entry.format);
         if let Some((past, trace)) = past {
             self.facts.trace = trace.map(|trace| trace.from_count(position));
             self.begin_kept(past);
         }
+        if from != room {
+            self.facts.since = Some(talk);
+        }
+        let stand = Stand::unsaid(room.clone(), talk, left.filter(|(left, _)| *left == from && from != room));
         self.live_under(entry.ruling);
         // A move to where it is already added one member too many to this node's count of listeners, not to the room.
         self.save_facts();
         self.leave_later(from.clone());
         let result = json!({"from": from, "to": room, "position": position});
-        let outcome = Reply::Done(result.clone());
-        self.story.raise_and_reply(EventKind::ClientMoved, result, cause, reply, outcome);
+        self.story.raise_moved(result, stand, cause, reply);
         None
     }
 
@@ -308,7 +319,7 @@ impl Client {
             if here {
                 node.lose_interest(&room).await;
             } else {
-                node.exit(pair, fence, &room).await;
+                _ = node.exit(pair, fence, &room).await;
             }
             JobDone::Left
         }));
@@ -380,11 +391,16 @@ impl Client {
         self.changed(cause, reply, data)
     }
 
-    fn watch(&mut self, command: &Command, cause: Cause, reply: ReplyTo) -> Option<Ending> {
-        self.facts.watching = watching_after(self.facts.watching, command);
+    fn note(&mut self, command: &Command, cause: Cause, reply: ReplyTo) -> Option<Ending> {
+        let noted = self.facts.note(self.pair, command, &self.node.settings.ticket_keys);
         self.outbox.watch_marks(self.facts.watching.marks);
         self.save_facts();
-        self.changed(cause, reply, json!(self.facts.watching))
+        match noted {
+            Ok(Noted { reply: result, told: true }) => return self.changed(cause, reply, result),
+            Ok(Noted { reply: result, told: false }) => self.node.reply(reply, Reply::Done(result)),
+            Err(failure) => self.node.reply(reply, Reply::Failed(failure)),
+        }
+        None
     }
 
     fn changed(&mut self, cause: Cause, reply: ReplyTo, result: Value) -> Option<Ending> {

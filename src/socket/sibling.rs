@@ -129,13 +129,13 @@ pub async fn serve_sibling(
 
 impl Sibling {
     fn greet(&mut self, caller: &Caller, id: SiblingId, feed: &Feed, state: Value) {
-        let position = feed.position();
+        let place = feed.place().clone();
         let data = json!({
-            "pair": self.pair, "sibling": id, "node": self.node.id, "cursor": write_cursor(self.pair, position),
+            "pair": self.pair, "sibling": id, "node": self.node.id, "cursor": write_cursor(self.pair, &place, &self.node.settings.ticket_keys),
             "grants": caller.grants, "state": state, "protocol": 1,
         });
-        let ready = Event { kind: EventKind::Ready, at: now_text(), data, cause: None };
-        self.tell((Arc::new(ready), position));
+        let ready = Event { kind: EventKind::Ready, at: now_text(), data, cause: None, unsaid: None };
+        self.tell((Arc::new(ready), place));
     }
 
     /// Runs until the socket is to be closed: with what, or `None` when the peer is gone.
@@ -269,7 +269,7 @@ impl Sibling {
         }
     }
 
-    fn tell(&mut self, (event, position): FeedItem) {
+    fn tell(&mut self, (event, place): FeedItem) {
         match event.kind {
             EventKind::ClientOpened => self.client_here = event.data["node"] == json!(self.node.id),
             EventKind::ClientClosed => {
@@ -278,7 +278,8 @@ impl Sibling {
             }
             _ => {}
         }
-        let notification = Notification::event(event.told(write_cursor(self.pair, position)));
+        let notification =
+            Notification::event(event.told(write_cursor(self.pair, &place, &self.node.settings.ticket_keys)));
         self.say(&notification);
     }
 

@@ -18,8 +18,8 @@ use crate::{
     hub::{Outbox, Room},
     node::{Facts, Node, Parked, ReplyTo, Stop, Trace},
     protocol::{
-        Cause, CloseCode, Closing, EventKind, Failure, Fault, Format, Grants, Reply, RoomName, Settings, Side,
-        SwitchParams,
+        Cause, CloseCode, Closing, EventKind, Failure, Fault, Format, Grants, Reply, RoomName, Settings, Side, Stand,
+        SwitchParams, Unsaid,
     },
 };
 
@@ -54,6 +54,8 @@ pub(super) struct Switching {
     facts: Facts,
     /// What waits for the next socket, in its seat; `None` where the room keeps it.
     waiting: Option<(Arc<Room>, Arc<Outbox>)>,
+    /// Where the pair stands then, if it leaves the room.
+    pub(super) stand: Option<Box<Unsaid>>,
     /// When the peer has taken too long.
     pub(super) until: Instant,
     pub(super) cause: Cause,
@@ -166,8 +168,11 @@ impl Client {
         if let Some(outbox) = &waiting {
             outbox.watch_marks(facts.watching.marks);
         }
+        let mut stand = None;
         let room = match moving {
-            Some(Moving { entry, past }) if entry.room != from => {
+            Some(Moving { entry, past, left }) if entry.room != from => {
+                facts.since = Some(entry.talk);
+                stand = Stand::unsaid(entry.room.clone(), entry.talk, left.filter(|(left, _)| *left == from));
                 self.outbox.set_deaf(true);
                 (facts.room, facts.format) = (entry.room.clone(), entry.format);
                 facts.trace = past.and_then(|(_, trace)| trace);
@@ -200,6 +205,7 @@ impl Client {
             until,
             cause: cause.clone(),
             told: false,
+            stand,
             waited_for: Vec::new(),
         }));
         self.story.raise_and_reply(EventKind::ClientSwitching, data, cause, reply, Reply::Done(result));

@@ -41,6 +41,12 @@ macro_rules! each_clause {
             charters_follow_rules
             rules_are_listed_in_order
             the_list_follows_the_rules
+            who_comes_and_goes_is_told
+            one_tells_who_is_gone
+            appends_say_whom_they_reach
+            the_living_are_told
+            histories_are_cut
+            talk_outlives_its_room
             nodes_live_expire_and_are_buried
         }
     };

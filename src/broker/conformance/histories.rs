@@ -243,9 +243,9 @@ pub async fn appending_is_fenced(nodes: &mut Nodes) {
     assert_eq!(append(&none, Fence::default(), &drafts).await, Appended::Missing);
     assert_eq!(append(&topic, Fence::default(), &drafts).await, Appended::Refused, "nobody holds it");
     let old = claimed(a, pair, node).await;
-    assert!(matches!(append(&topic, old, &drafts[..3]).await, Appended::At(at) if at.offset == 3));
-    assert!(matches!(append(&topic, old, &drafts).await, Appended::At(at) if at.offset == DRAFTS as u64));
-    assert!(matches!(append(&topic, old, &drafts).await, Appended::At(at) if at.offset == DRAFTS as u64));
+    assert!(matches!(append(&topic, old, &drafts[..3]).await, Appended::At(at, _) if at.offset == 3));
+    assert!(matches!(append(&topic, old, &drafts).await, Appended::At(at, _) if at.offset == DRAFTS as u64));
+    assert!(matches!(append(&topic, old, &drafts).await, Appended::At(at, _) if at.offset == DRAFTS as u64));
     let twin = Fence { epoch: old.epoch, nonce: old.nonce ^ 1 };
     assert_eq!(append(&topic, twin, &drafts[..1]).await, Appended::Refused);
     assert!(released(a, pair, old, node).await);
@@ -274,12 +274,12 @@ pub async fn a_lost_tail_is_told_to_its_writer(nodes: &mut Nodes) {
     let append = async |after, drafts: &[Draft]| {
         b.broker.append(&topic, Some(Under { fence, after }), drafts, &ALL).await.expect(UP)
     };
-    let at = |appended| if let Appended::At(position) = appended { position } else { panic!("not {appended:?}") };
-    assert_eq!(append(None, &[]).await, Appended::At(Position::START), "a look");
+    let at = |appended| if let Appended::At(position, _) = appended { position } else { panic!("not {appended:?}") };
+    assert_eq!(append(None, &[]).await, Appended::At(Position::START, 0), "a look");
     let first = at(append(None, &[draft(number(1))]).await);
     let second = at(append(Some(first), &[draft(number(2))]).await);
-    assert_eq!(append(Some(second), &[]).await, Appended::At(second));
-    assert_eq!(append(Some(first), &[]).await, Appended::At(second), "another may have appended since");
+    assert_eq!(append(Some(second), &[]).await, Appended::At(second, 0));
+    assert_eq!(append(Some(first), &[]).await, Appended::At(second, 0), "another may have appended since");
     // What was there once and is not, has another nonce or is beyond the end.
     let twin = Position { nonce: second.nonce ^ 1, ..second };
     let beyond = Position { offset: 9, nonce: 9 };

@@ -22,7 +22,7 @@ fn rule(version: u64) -> Rule {
 
 /// Takes one of a group's places, if there is one.
 async fn enter(link: &Link, group: &Group, member: Member, capacity: u64) -> Option<Census> {
-    link.registry.join(group, member, number(0), Some(capacity)).await.expect(UP)
+    link.registry.join(group, member, number(0), Some(capacity), None).await.expect(UP)
 }
 
 /// Lays down a rule, or takes it back, and says nothing of a charter.
@@ -69,10 +69,10 @@ pub async fn full_groups_take_nobody(nodes: &mut Nodes) {
         let members = b.registry.members(&group, None, 2).await.expect(UP);
         assert_eq!(members, [member(0, one, 1), member(1, two, 2)]);
         assert_eq!(b.registry.holdings(two, 100).await.expect(UP).members, [(group.clone(), member(1, two, 2))]);
-        assert!(a.registry.leave(&group, &member(0, one, 1)).await.expect(UP));
+        assert!(a.registry.leave(&group, &member(0, one, 1), None).await.expect(UP).is_some());
         assert_eq!(enter(b, &group, member(9, two, 0), PLACES).await, Some(full), "there is a place again");
-        assert!(a.registry.leave(&group, &member(1, two, 2)).await.expect(UP));
-        assert!(a.registry.leave(&group, &member(9, two, 0)).await.expect(UP));
+        assert!(a.registry.leave(&group, &member(1, two, 2), None).await.expect(UP).is_some());
+        assert!(a.registry.leave(&group, &member(9, two, 0), None).await.expect(UP).is_some());
     }
 }
 
@@ -85,7 +85,8 @@ pub async fn places_are_taken_once(nodes: &mut Nodes) {
             let (registry, group) = (link.registry.clone(), group.clone());
             joins.spawn(async move {
                 let (id, node) = (PairId::fresh().to_string(), NodeId::fresh());
-                let joined = registry.join(&group, member(&id, node, 0), number(0), Some(PLACES)).await.expect(UP);
+                let joined =
+                    registry.join(&group, member(&id, node, 0), number(0), Some(PLACES), None).await.expect(UP);
                 (id, node, joined)
             });
         }
@@ -142,7 +143,8 @@ pub async fn rules_are_replaced_by_who_knows_them(nodes: &mut Nodes) {
 
     assert!(lay_down(a, &room, 0, Some(rule(first))).await);
     assert!(lay_down(b, &room, 0, Some(rule(first))).await, "the answer may have been lost");
-    let ruled = |charter, members, version| Census { charter, members, rule: Some(rule(version)) };
+    let ruled =
+        |charter, members, version| Census { charter, members, rule: Some(rule(version)), ..Census::default() };
     assert_eq!(census(b, &room).await, ruled(None, 0, first));
     assert_eq!(join(b, &group, member("x", node, 0), number(1)).await, ruled(Some(number(1)), 1, first));
     for stale in [0, second, 9] {
@@ -154,7 +156,7 @@ pub async fn rules_are_replaced_by_who_knows_them(nodes: &mut Nodes) {
     assert!(!lay_down(b, &room, 0, Some(rule(first))).await, "that was long ago");
     assert_eq!(join(a, &group, member("y", node, 0), number(2)).await, ruled(Some(number(1)), 2, second));
     for id in ["x", "y"] {
-        assert!(a.registry.leave(&group, &member(id, node, 0)).await.expect(UP));
+        assert!(a.registry.leave(&group, &member(id, node, 0), None).await.expect(UP).is_some());
     }
     assert_eq!(census(b, &room).await, ruled(None, 0, second));
 
@@ -190,7 +192,7 @@ pub async fn charters_follow_rules(nodes: &mut Nodes) {
     assert_eq!(join(b, &group, member.clone(), number(20)).await.charter, charter(30));
     assert!(lay_down(3, None, Some(Bytes::new())).await);
     assert_eq!(is().await, Some(Bytes::new()), "as empty as it was given");
-    assert!(b.registry.leave(&group, &member).await.expect(UP));
+    assert!(b.registry.leave(&group, &member, None).await.expect(UP).is_some());
     assert_eq!(is().await, None, "it went with the last member");
 }
 

@@ -102,13 +102,14 @@ impl Memory {
 }
 
 impl Medium {
-    /// Gives a delivery to every listener of `topic`.
-    fn fan_out(&self, topic: &Topic, delivery: impl Fn() -> Delivery) {
-        if let Some(outlets) = self.listeners.read().get(topic) {
-            for outlet in outlets.values() {
-                outlet.push(&delivery);
-            }
+    /// Gives a delivery to every listener of `topic`; how many there are.
+    fn fan_out(&self, topic: &Topic, delivery: impl Fn() -> Delivery) -> u64 {
+        let listeners = self.listeners.read();
+        let Some(outlets) = listeners.get(topic) else { return 0 };
+        for outlet in outlets.values() {
+            outlet.push(&delivery);
         }
+        outlets.len() as u64
     }
 }
 
@@ -196,13 +197,13 @@ mod tests {
             let draft = Draft { nonce: n, payload: Bytes::new() };
             let appended =
                 link.broker.append(&pair.into(), Some(Under { fence, after: None }), &[draft], &keep).await.unwrap();
-            assert_eq!(appended, Appended::At(Position { offset: 1, nonce: n }));
+            assert_eq!(appended, Appended::At(Position { offset: 1, nonce: n }, 0));
             let group = Group::Siblings(pair);
             let [member, other] = ["sib", "other"].map(|id| Member { id: id.into(), node, value: Bytes::new() });
-            assert_eq!(link.registry.join(&group, member.clone(), Bytes::new(), Some(0)).await.unwrap(), None);
-            assert!(link.registry.join(&group, member.clone(), Bytes::new(), Some(1)).await.unwrap().is_some());
-            assert_eq!(link.registry.join(&group, other, Bytes::new(), Some(1)).await.unwrap(), None);
-            assert!(link.registry.leave(&group, &member).await.unwrap());
+            assert_eq!(link.registry.join(&group, member.clone(), Bytes::new(), Some(0), None).await.unwrap(), None);
+            assert!(link.registry.join(&group, member.clone(), Bytes::new(), Some(1), None).await.unwrap().is_some());
+            assert_eq!(link.registry.join(&group, other, Bytes::new(), Some(1), None).await.unwrap(), None);
+            assert!(link.registry.leave(&group, &member, None).await.unwrap().is_some());
             assert_eq!(link.registry.release(pair, fence, node, short, &[], &keep).await.unwrap(), Step::Taken(()));
         }
         let nothing = Kept { records: 0, histories: 0, groups: 0 };

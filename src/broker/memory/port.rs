@@ -26,12 +26,12 @@ impl Port {
     }
 
     /// Appends, and delivers before the lock is given back: two appenders' entries arrive in the order in which they
-    /// stand.
-    pub(super) fn tell(&self, store: &mut Store, topic: &Topic, drafts: &[Draft], keep: &Keep) -> Position {
-        let mut last = Position::START;
+    /// stand. The last one's position, and how many nodes it is on its way to.
+    pub(super) fn add(&self, store: &mut Store, topic: &Topic, drafts: &[Draft], keep: &Keep) -> (Position, u64) {
+        let mut last = (Position::START, 0);
         for entry in store.append(topic, drafts, keep) {
-            last = entry.position;
-            self.medium.fan_out(topic, || Delivery::Entry(topic.clone(), entry.clone()));
+            let reached = self.medium.fan_out(topic, || Delivery::Entry(topic.clone(), entry.clone()));
+            last = (entry.position, reached);
         }
         last
     }
@@ -101,9 +101,10 @@ impl Broker for Port {
             }
         }
         if drafts.is_empty() {
-            return Ok(Appended::At(head));
+            return Ok(Appended::At(head, 0));
         }
-        Ok(Appended::At(self.tell(&mut store, topic, drafts, keep)))
+        let (last, reached) = self.add(&mut store, topic, drafts, keep);
+        Ok(Appended::At(last, reached))
     }
 
     async fn contribute(
@@ -131,6 +132,11 @@ impl Broker for Port {
 
     async fn read(&self, topic: &Topic, after: Position, limit: usize) -> Result<Page, BrokerError> {
         Ok(self.medium.store.lock().read(topic, after, limit))
+    }
+
+    async fn trim(&self, topic: &Topic, before: Position) -> Result<(), BrokerError> {
+        self.medium.store.lock().trim(topic, before);
+        Ok(())
     }
 
     async fn heads(&self, topics: &[Topic]) -> Result<Vec<Position>, BrokerError> {

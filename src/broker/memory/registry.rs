@@ -16,10 +16,10 @@ use super::{
 };
 use crate::{
     broker::{
-        Beat, Begun, BrokerError, Census, Claim, Draft, Group, Holdings, Keep, Member, Peer, Record, Registry, Rule,
-        Sentence, Step,
+        Appended, Beat, Begun, BrokerError, Census, Claim, Counted, Draft, Group, Holdings, Keep, Member, Peer,
+        Record, Registry, Rule, Sentence, Step,
     },
-    protocol::{Fence, NodeId, PairId, RoomName, Topic},
+    protocol::{Fence, NodeId, PairId, Position, RoomName, Topic},
 };
 
 impl Store {
@@ -47,6 +47,17 @@ impl Store {
         if let Some(held) = self.holdings.get_mut(&node) {
             held.members.remove(&(group.clone(), id.to_owned()));
         }
+    }
+}
+
+impl Port {
+    /// A member has come or gone.
+    fn tell_count(&self, store: &mut Store, room: &RoomName, told: Option<(&Counted, &Keep)>) {
+        let Some((Counted { nonce, before, after }, keep)) = told else { return };
+        let members = store.groups.get(&Group::Room(room.clone())).map_or(0, |roll| roll.members.len() as u64);
+        let count = rmp_serde::to_vec(&members).unwrap_or_default();
+        let draft = Draft { nonce: *nonce, payload: [before, &count[..], after].concat().into() };
+        self.add(store, &Topic::Talk(room.clone()), &[draft], keep);
     }
 }
 
@@ -125,7 +136,7 @@ impl Registry for Port {
         }
         store.holdings.entry(node).or_default().pairs.insert(pair);
         store.keep_history(&Topic::Pair(pair), None);
-        self.tell(&mut store, &pair.into(), drafts, keep);
+        self.add(&mut store, &pair.into(), drafts, keep);
         Ok(Step::Taken(()))
     }
 
@@ -162,7 +173,7 @@ impl Registry for Port {
         store.pair_leaves(pair, &before);
         store.holdings.entry(keeper).or_default().kept.insert(pair);
         if before.heard {
-            self.tell(&mut store, &topic, drafts, keep);
+            self.add(&mut store, &topic, drafts, keep);
         }
         let until = Instant::now() + linger + keep.age;
         store.keep_record(pair, Some(until));
@@ -190,7 +201,7 @@ impl Registry for Port {
             (record.ended, record.holder, record.keeper) = (true, None, None);
         }
         store.pair_leaves(pair, &before);
-        self.tell(&mut store, &topic, drafts, keep);
+        self.add(&mut store, &topic, drafts, keep);
         let until = Instant::now() + keep.age;
         store.keep_record(pair, Some(until));
         store.keep_history(&topic, Some(until));
@@ -214,6 +225,17 @@ impl Registry for Port {
         store.holdings.entry(to).or_default().kept.insert(pair);
         let until = store.records.get(&pair).and_then(|record| record.until);
         Ok(until.map(|until| until.saturating_duration_since(Instant::now()).saturating_sub(keep)))
+    }
+
+    async fn tell(&self, pair: PairId, drafts: &[Draft], keep: &Keep) -> Result<Appended, BrokerError> {
+        let mut store = self.medium.store.lock();
+        match store.record(pair) {
+            None => return Ok(Appended::Missing),
+            Some(record) if record.ended => return Ok(Appended::Refused),
+            Some(_) => {}
+        }
+        let (last, reached) = self.add(&mut store, &pair.into(), drafts, keep);
+        Ok(Appended::At(last, reached))
     }
 
     async fn look_up(&self, pair: PairId) -> Result<Option<Record>, BrokerError> {
@@ -270,6 +292,7 @@ impl Registry for Port {
         member: Member,
         charter: Bytes,
         capacity: Option<u64>,
+        told: Option<(&Counted, &Keep)>,
     ) -> Result<Option<Census>, BrokerError> {
         let mut store = self.medium.store.lock();
         let Member { id, node, value } = member;
@@ -284,21 +307,35 @@ impl Registry for Port {
             store.member_leaves(group, &id, before);
         }
         store.holdings.entry(node).or_default().members.insert((group.clone(), id));
+        if let Group::Room(room) = group {
+            store.keep_history(&Topic::Talk(room.clone()), None);
+            if !is_in {
+                self.tell_count(&mut store, room, told);
+            }
+        }
         Ok(Some(store.census(group)))
     }
 
-    async fn leave(&self, group: &Group, member: &Member) -> Result<bool, BrokerError> {
+    async fn leave(
+        &self,
+        group: &Group,
+        member: &Member,
+        told: Option<(&Counted, &Keep)>,
+    ) -> Result<Option<Position>, BrokerError> {
         let mut store = self.medium.store.lock();
-        let Some(roll) = store.groups.get_mut(group) else { return Ok(false) };
+        let Some(roll) = store.groups.get_mut(group) else { return Ok(None) };
         if roll.members.get(&member.id).is_none_or(|(on, value)| (*on, value) != (member.node, &member.value)) {
-            return Ok(false);
+            return Ok(None);
         }
         roll.members.remove(&member.id);
         if roll.members.is_empty() {
             store.groups.remove(group);
         }
         store.member_leaves(group, &member.id, member.node);
-        Ok(true)
+        if let Group::Room(room) = group {
+            self.tell_count(&mut store, room, told);
+        }
+        Ok(Some(store.census(group).talk))
     }
 
     async fn lay_down(

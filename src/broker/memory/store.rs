@@ -10,7 +10,7 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use crate::{
-    broker::{Census, Draft, Entry, Group, Keep, Page, Record, Rule, Sentence},
+    broker::{Census, Draft, Entry, Group, Keep, Page, Record, Rule, STAY, Sentence},
     protocol::{NodeId, PairId, Position, RoomName, Topic},
 };
 
@@ -64,6 +64,7 @@ impl Ord for TopicOrder {
             Topic::Node(node) => (1, node.uuid(), None),
             Topic::Room(room) => (2, uuid::Uuid::nil(), Some(room.clone())),
             Topic::Cluster => (3, uuid::Uuid::nil(), None),
+            Topic::Talk(room) => (4, uuid::Uuid::nil(), Some(room.clone())),
         };
         key(self).cmp(&key(other))
     }
@@ -206,16 +207,20 @@ impl Store {
         let now = Instant::now();
         self.expire(2);
         self.forget_history_if_over(topic, now);
-        let record = match topic {
-            Topic::Pair(pair) => self.records.get(pair).filter(|record| !record.is_over(now)),
+        // What its life depends on, and how long that is kept: `None` inside is for ever.
+        let bearer = match topic {
+            Topic::Pair(pair) => {
+                self.records.get(pair).filter(|record| !record.is_over(now)).map(|record| record.until)
+            }
+            Topic::Talk(room) => self.groups.contains_key(&Group::Room(room.clone())).then_some(None),
             Topic::Room(_) | Topic::Node(_) | Topic::Cluster => None,
         };
         let orphan = keep.age.max(ORPHAN);
-        let until = match record.map(|record| record.until) {
+        let until = match bearer {
             None => Some(now + orphan),
             Some(until) => until.map(|until| until + orphan),
         };
-        let without_record = record.is_none();
+        let without_record = bearer.is_none();
 
         let history = self.histories.entry(topic.clone()).or_insert_with(|| Timed::new(History::default()));
         let entries = drafts.iter().map(|draft| history.value.add(draft, now)).collect();
@@ -246,6 +251,17 @@ impl Store {
         };
         let entries = history.entries.range(from..).take(limit).map(|(_, entry)| entry.clone()).collect();
         Page { entries, known, oldest, head: history.head() }
+    }
+
+    /// Gives up what comes before an entry, but not the newest.
+    pub(super) fn trim(&mut self, topic: &Topic, before: Position) {
+        if let Some(history) = self.histories.get_mut(topic) {
+            let entries = &mut history.value.entries;
+            let most = entries.len().saturating_sub(STAY);
+            let surplus = entries.iter().take(most).take_while(|(_, entry)| entry.position.offset < before.offset);
+            let surplus = surplus.count();
+            entries.drain(..surplus);
+        }
     }
 
     pub(super) fn head(&mut self, topic: &Topic) -> Position {
@@ -299,16 +315,17 @@ impl Store {
     }
 
     /// What a group is.
-    pub(super) fn census(&self, group: &Group) -> Census {
-        let roll = self.groups.get(group);
-        let rule = match group {
-            Group::Room(room) => self.rules.get(room).cloned(),
-            Group::Siblings(_) => None,
+    pub(super) fn census(&mut self, group: &Group) -> Census {
+        let (rule, talk) = match group {
+            Group::Room(room) => (self.rules.get(room).cloned(), self.head(&Topic::Talk(room.clone()))),
+            Group::Siblings(_) => (None, Position::START),
         };
+        let roll = self.groups.get(group);
         Census {
             charter: roll.map(|roll| roll.charter.clone()),
             members: roll.map_or(0, |roll| roll.members.len() as u64),
             rule,
+            talk,
         }
     }
 

@@ -24,6 +24,8 @@ pub(super) struct GroupKeys {
     pub(super) charter: String,
     /// HASH: version and value. For all but rooms it never exists.
     pub(super) rule: String,
+    /// STREAM: what is told of it. For all but rooms it never exists.
+    pub(super) talk: String,
 }
 
 impl Keys {
@@ -44,17 +46,18 @@ impl Keys {
 
     /// STREAM: a topic's history.
     pub(super) fn log(&self, topic: &Topic) -> String {
-        self.under(topic, "log")
+        self.under(topic, if matches!(topic, Topic::Talk(_)) { "talk" } else { "log" })
     }
 
-    /// The record whose life a topic's history shares. For all but pairs it never exists.
+    /// What a topic's history shares its life with: a pair's record, and while a room has members, they. For others it
+    /// never exists.
     pub(super) fn record(&self, topic: &Topic) -> String {
-        self.under(topic, "pair")
+        self.under(topic, if matches!(topic, Topic::Talk(_)) { "members" } else { "pair" })
     }
 
     /// Channel: a topic's live traffic.
     pub(super) fn live(&self, topic: &Topic) -> String {
-        self.under(topic, "live")
+        self.under(topic, if matches!(topic, Topic::Talk(_)) { "talk-live" } else { "live" })
     }
 
     /// HASH: what one of a history's many writers has added to it.
@@ -67,7 +70,13 @@ impl Keys {
             Group::Room(room) => format!("{}{{room/{room}}}:{kind}", self.prefix),
             Group::Siblings(pair) => format!("{}{{{pair}}}:{kind}", self.prefix),
         };
-        GroupKeys { members: key("members"), who: key("who"), charter: key("charter"), rule: key("rule") }
+        GroupKeys {
+            members: key("members"),
+            who: key("who"),
+            charter: key("charter"),
+            rule: key("rule"),
+            talk: key("talk"),
+        }
     }
 
     /// ZSET, all scores 0: what a node holds, see [`super::holds`].
@@ -93,7 +102,7 @@ impl Keys {
     fn under(&self, topic: &Topic, kind: &str) -> String {
         match topic {
             Topic::Pair(pair) => format!("{}{{{pair}}}:{kind}", self.prefix),
-            Topic::Room(room) => format!("{}{{room/{room}}}:{kind}", self.prefix),
+            Topic::Room(room) | Topic::Talk(room) => format!("{}{{room/{room}}}:{kind}", self.prefix),
             Topic::Node(node) => format!("{}{{{node}}}:{kind}", self.prefix),
             Topic::Cluster => format!("{}{{cluster}}:{kind}", self.prefix),
         }
@@ -114,6 +123,10 @@ mod tests {
         assert_eq!(keys.log(&pair.into()), format!("sib:{{{pair}}}:log"));
         assert_eq!(keys.group(&Group::Siblings(pair)).who, format!("sib:{{{pair}}}:who"));
         assert_eq!(keys.live(&room), "sib:{room/a/b}:live");
+        let talk = Topic::Talk("a/b".parse().unwrap());
+        let group = keys.group(&Group::Room("a/b".parse().unwrap()));
+        assert_eq!(keys.live(&talk), "sib:{room/a/b}:talk-live");
+        assert_eq!((keys.log(&talk), keys.record(&talk)), (group.talk, group.members));
         assert_eq!(keys.log(&Topic::Cluster), "sib:{cluster}:log");
         assert_eq!(keys.group(&Group::Room("a/b".parse().unwrap())).rule, "sib:{room/a/b}:rule");
         assert!(Keys::new("a{b").is_none());

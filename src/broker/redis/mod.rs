@@ -53,11 +53,14 @@ use self::{
     keys::Keys,
     live::Shared,
     lookout::Lookout,
-    reply::{as_array, as_bytes, as_integer, as_parsed, as_position, millis},
+    reply::{as_appended, as_array, as_bytes, as_integer, as_parsed, as_position, millis},
     script::unavailable,
     standing::Standing,
 };
-use super::{Appended, Broker, BrokerError, Draft, Entry, Keep, LEFT_ALONE, Link, Page, Share, Under, Writer};
+use super::{
+    Appended, Broker, BrokerError, Counted, Draft, Entry, Group, Keep, LEFT_ALONE, Link, Page, STAY, Share, Under,
+    Writer,
+};
 use crate::protocol::{NodeId, Position, Topic};
 
 /// How many deliveries wait for the node before the reader does.
@@ -103,6 +106,14 @@ pub async fn connect(
 }
 
 impl Redis {
+    /// What the scripts by which members come and go are told first: of their talk, if anything is told there.
+    fn talk_args(&self, group: &Group, told: Option<(&Counted, &Keep)>) -> Vec<Value> {
+        match (group, told) {
+            (Group::Room(room), Some((_, keep))) => self.history_args(&Topic::Talk(room.clone()), keep),
+            _ => vec!["".into(); 5],
+        }
+    }
+
     /// What every script that appends is told first, see `lua/history.lua`.
     fn history_args(&self, topic: &Topic, keep: &Keep) -> Vec<Value> {
         vec![
@@ -112,6 +123,14 @@ impl Redis {
             keep.most.to_string().into(),
             millis(keep.age.max(ORPHAN)).into(),
         ]
+    }
+}
+
+/// What is told of a member that comes or goes, if anything is, see `lua/counted.lua`.
+fn push_counted(args: &mut Vec<Value>, told: Option<&Counted>) {
+    if let Some(Counted { nonce, before, after }) = told {
+        push_drafts(args, &[Draft { nonce: *nonce, payload: before.clone() }]);
+        args.push(after.clone().into());
     }
 }
 
@@ -165,15 +184,7 @@ impl Broker for Redis {
         });
         push_drafts(&mut args, drafts);
         let keys = vec![self.keys.log(topic), self.keys.record(topic)];
-        match script::APPEND.call(&self.commands, keys, args).await? {
-            Value::Integer(0) => Ok(Appended::Missing),
-            Value::Integer(_) => Ok(Appended::Refused),
-            Value::Array(head) => {
-                let head = head.first().ok_or_else(|| BrokerError::Garbled("no head".into()))?;
-                as_position(head).map(Appended::Behind)
-            }
-            last => as_position(&last).map(Appended::At),
-        }
+        as_appended(script::APPEND.call(&self.commands, keys, args).await?)
     }
 
     async fn contribute(
@@ -233,6 +244,11 @@ impl Broker for Redis {
         let oldest = (as_position(&next()?)?, as_position(&next()?)?);
         let entries = as_entries(reply)?;
         Ok(Page { entries, known, oldest: (head != Position::START).then_some(oldest), head })
+    }
+
+    async fn trim(&self, topic: &Topic, before: Position) -> Result<(), BrokerError> {
+        let args = vec![before.to_string().into(), STAY.to_string().into()];
+        script::CUT.call(&self.commands, vec![self.keys.log(topic)], args).await.map(drop)
     }
 
     async fn heads(&self, topics: &[Topic]) -> Result<Vec<Position>, BrokerError> {

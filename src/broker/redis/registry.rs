@@ -9,16 +9,18 @@ use fred::types::Value;
 use super::{
     Redis,
     holds::{Hold, read_member, write_member},
-    push_drafts,
-    reply::{as_array, as_bytes, as_census, as_integer, as_parsed, as_record, as_step, millis},
+    push_counted, push_drafts,
+    reply::{
+        as_appended, as_array, as_bytes, as_census, as_integer, as_parsed, as_position, as_record, as_step, millis,
+    },
     script::{self, unavailable},
 };
 use crate::{
     broker::{
-        Beat, Begun, BrokerError, Census, Claim, Draft, Group, Holdings, Keep, Member, Peer, Record, Registry, Rule,
-        Sentence, Step,
+        Appended, Beat, Begun, BrokerError, Census, Claim, Counted, Draft, Group, Holdings, Keep, Member, Peer,
+        Record, Registry, Rule, Sentence, Step,
     },
-    protocol::{Fence, NodeId, PairId, RoomName},
+    protocol::{Fence, NodeId, PairId, Position, RoomName},
 };
 
 impl Redis {
@@ -30,6 +32,11 @@ impl Redis {
 
 fn fence_args(fence: Fence) -> [Value; 2] {
     [fence.epoch.to_string().into(), fence.nonce.to_string().into()]
+}
+
+/// Only rooms have talk.
+fn of_room<'a>(group: &Group, told: Option<(&'a Counted, &Keep)>) -> Option<&'a Counted> {
+    told.filter(|_| matches!(group, Group::Room(_))).map(|(told, _)| told)
 }
 
 /// What is noted of a command: r and a token, or s and a reply.
@@ -192,6 +199,12 @@ impl Registry for Redis {
         Ok(Some(left.saturating_sub(keep)))
     }
 
+    async fn tell(&self, pair: PairId, drafts: &[Draft], keep: &Keep) -> Result<Appended, BrokerError> {
+        let mut args = self.history_args(&pair.into(), keep);
+        push_drafts(&mut args, drafts);
+        as_appended(script::TELL.call(&self.commands, self.pair_keys(pair), args).await?)
+    }
+
     async fn look_up(&self, pair: PairId) -> Result<Option<Record>, BrokerError> {
         let fields = vec!["epoch", "nonce", "holder", "keeper", "heard", "ended", "facts"];
         as_record(self.commands.hmget(self.keys.pair(pair), fields).await.map_err(unavailable)?)
@@ -227,39 +240,52 @@ impl Registry for Redis {
         member: Member,
         charter: Bytes,
         capacity: Option<u64>,
+        told: Option<(&Counted, &Keep)>,
     ) -> Result<Option<Census>, BrokerError> {
         let Member { id, node, value } = member;
         let mark = format!("{:016x}", rand::random::<u64>());
         let hold = Hold::Member(group.clone(), mark.clone(), id.clone());
         let keys = self.keys.group(group);
-        let mut args = vec![id.clone().into(), write_member(node, &mark, &value).into(), charter.into()];
-        args.extend(capacity.map(|capacity| capacity.to_string().into()));
-        let keys = vec![keys.members, keys.who, keys.charter, keys.rule];
+        let mut args = self.talk_args(group, told);
+        args.extend([id.clone().into(), write_member(node, &mark, &value).into(), charter.into()]);
+        args.push(capacity.map(|capacity| capacity.to_string()).unwrap_or_default().into());
+        push_counted(&mut args, of_room(group, told));
+        let keys = vec![keys.members, keys.who, keys.charter, keys.rule, keys.talk];
         let reply = self.take((node, &hold), &script::JOIN, keys, args).await?;
         if reply.is_null() {
             self.strike(node, &hold).await;
             return Ok(None);
         }
-        let [members, charter, rule, before] = <[Value; 4]>::try_from(as_array(reply)?)
-            .map_err(|_| BrokerError::Garbled("a joining is not four values".into()))?;
+        let [members, charter, rule, talk, before] = <[Value; 5]>::try_from(as_array(reply)?)
+            .map_err(|_| BrokerError::Garbled("a joining is not five values".into()))?;
         if !before.is_null() {
             let (on, mark, _) = read_member(as_bytes(before)?)?;
             self.strike(on, &Hold::Member(group.clone(), mark, id)).await;
         }
-        as_census([members, charter, rule]).map(Some)
+        as_census([members, charter, rule, talk]).map(Some)
     }
 
-    async fn leave(&self, group: &Group, member: &Member) -> Result<bool, BrokerError> {
+    async fn leave(
+        &self,
+        group: &Group,
+        member: &Member,
+        told: Option<(&Counted, &Keep)>,
+    ) -> Result<Option<Position>, BrokerError> {
         let Member { id, node, value } = member;
         let keys = self.keys.group(group);
-        let args = vec![id.as_str().into(), node.to_string().into(), value.clone().into()];
-        let was = script::LEAVE.call(&self.commands, vec![keys.members, keys.who, keys.charter], args).await?;
-        if was.is_null() {
-            return Ok(false);
+        let mut args = self.talk_args(group, told);
+        args.extend([id.as_str().into(), node.to_string().into(), value.clone().into()]);
+        push_counted(&mut args, of_room(group, told));
+        let keys = vec![keys.members, keys.who, keys.charter, keys.talk];
+        let reply = script::LEAVE.call(&self.commands, keys, args).await?;
+        if reply.is_null() {
+            return Ok(None);
         }
+        let [_, was, talk] = <[Value; 3]>::try_from(as_array(reply)?)
+            .map_err(|_| BrokerError::Garbled("a leaving is not three values".into()))?;
         let (_, mark, _) = read_member(as_bytes(was)?)?;
         self.strike(*node, &Hold::Member(group.clone(), mark, id.clone())).await;
-        Ok(true)
+        as_position(&talk).map(Some)
     }
 
     async fn lay_down(
@@ -278,10 +304,10 @@ impl Registry for Redis {
 
     async fn census(&self, group: &Group) -> Result<Census, BrokerError> {
         let keys = self.keys.group(group);
-        let keys = vec![keys.members, keys.charter, keys.rule];
+        let keys = vec![keys.members, keys.charter, keys.rule, keys.talk];
         let reply = script::CENSUS.call(&self.commands, keys, Vec::new()).await?;
-        let reply = <[Value; 3]>::try_from(as_array(reply)?);
-        as_census(reply.map_err(|_| BrokerError::Garbled("a census is not three values".into()))?)
+        let reply = <[Value; 4]>::try_from(as_array(reply)?);
+        as_census(reply.map_err(|_| BrokerError::Garbled("a census is not four values".into()))?)
     }
 
     async fn members(&self, group: &Group, after: Option<&str>, limit: usize) -> Result<Vec<Member>, BrokerError> {

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use fred::types::Value;
 
 use crate::{
-    broker::{BrokerError, Census, Record, Rule, Step},
+    broker::{Appended, BrokerError, Census, Record, Rule, Step},
     protocol::{Fence, NodeId, Position},
 };
 
@@ -59,11 +59,26 @@ pub(super) fn as_rule(fields: Value) -> Result<Option<Rule>, BrokerError> {
     Ok(Some(Rule { version: as_parsed(&version)?, value: as_bytes(value)? }))
 }
 
-/// How many members a group has, its charter, and its rule.
-pub(super) fn as_census([members, charter, rule]: [Value; 3]) -> Result<Census, BrokerError> {
+/// How many members a group has, its charter, its rule, and the newest place in its talk.
+pub(super) fn as_census([members, charter, rule, talk]: [Value; 4]) -> Result<Census, BrokerError> {
     let members = members.as_u64().ok_or_else(|| garbled("not a number of members"))?;
     let charter = if charter.is_null() { None } else { Some(as_bytes(charter)?) };
-    Ok(Census { charter, members, rule: as_rule(rule)? })
+    Ok(Census { charter, members, rule: as_rule(rule)?, talk: as_position(&talk)? })
+}
+
+/// What came of an append: 0 nothing to append to, 1 refused, the head alone, or the last entry and how many nodes it is on
+/// its way to.
+pub(super) fn as_appended(reply: Value) -> Result<Appended, BrokerError> {
+    let reply = match reply {
+        Value::Integer(0) => return Ok(Appended::Missing),
+        Value::Integer(_) => return Ok(Appended::Refused),
+        reply => as_array(reply)?,
+    };
+    match &reply[..] {
+        [head] => as_position(head).map(Appended::Behind),
+        [last, reached] => Ok(Appended::At(as_position(last)?, as_integer(reached)?.unsigned_abs())),
+        _ => Err(garbled("not the outcome of an append")),
+    }
 }
 
 /// What came of a step: 0 no record, 1 refused, 2 taken, and who had the pair before where that is told.

@@ -48,8 +48,10 @@ scripts! {
     ADOPT "adopt";
     BEGIN "begin";
     SETTLE "settle";
-    JOIN "join";
-    LEAVE "leave";
+    TELL "history" "tell";
+    CUT "cut";
+    JOIN "history" "counted" "join";
+    LEAVE "history" "counted" "leave";
     CENSUS "census";
     MEMBERS "members";
     BEAT "beat";

@@ -65,14 +65,14 @@ local function trim(history, now)
 end
 
 -- Adds the drafts that begin at ARGV[first] to a history, and delivers them live. Returns the last one's id (without
--- drafts, the newest).
+-- drafts, the newest), and how many subscribers it has reached.
 local function append(history, record, first)
   if not ARGV[first] then
     local last = newest(history)
-    return last and last[1] or '0-0'
+    return last and last[1] or '0-0', 0
   end
   local function deliver(id, previous, payload)
-    redis.call('SPUBLISH', ARGV[1], 'e' .. id .. ' ' .. previous .. ' ' .. payload)
+    return redis.call('SPUBLISH', ARGV[1], 'e' .. id .. ' ' .. previous .. ' ' .. payload)
   end
   local clock = redis.call('TIME')
   local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
@@ -81,18 +81,18 @@ local function append(history, record, first)
   if last then
     previous, recent = last[1], last[2][6]
   end
-  local id
+  local id, reached
   for i = first, #ARGV, 3 do
     local nonce, mark, payload = ARGV[i], ARGV[i + 1], ARGV[i + 2]
     local before = appended(history, nonce, mark, recent)
     if before then
       id = before[1]
-      deliver(id, before[2][2], before[2][8])
+      reached = deliver(id, before[2][2], before[2][8])
     else
       id = string.format('%.0f', offset(previous) + 1) .. '-' .. nonce
       recent = string.sub(mark .. recent, 1, 64)
       redis.call('XADD', history, id, 'p', previous, 't', string.format('%.0f', now), 'r', recent, 'd', payload)
-      deliver(id, previous, payload)
+      reached = deliver(id, previous, payload)
       previous = id
     end
   end
@@ -104,6 +104,6 @@ local function append(history, record, first)
   elseif ttl >= 0 and redis.call('PTTL', history) == -1 then
     redis.call('PEXPIRE', history, ttl + ARGV[5])
   end
-  return id
+  return id, reached
 end
 

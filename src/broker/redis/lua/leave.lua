@@ -1,12 +1,14 @@
--- A member is removed, if it is still this one. KEYS: members, who, charter. ARGV: id, node, value.
--- Replies: what the member was (node, 16 digits of its mark, value), or nothing.
-local was = redis.call('HGET', KEYS[2], ARGV[1])
-if not was or string.sub(was, 1, #ARGV[2]) ~= ARGV[2] or string.sub(was, #ARGV[2] + 17) ~= ARGV[3] then
+-- A member is removed, if it is still this one, and that is told. KEYS: members, who, charter, talk. ARGV 6 to 8: id,
+-- node, value; then what is told.
+-- Replies: 1, what the member was (node, 16 digits of its mark, value), the newest place in the talk; or nothing.
+local was = redis.call('HGET', KEYS[2], ARGV[6])
+if not was or string.sub(was, 1, #ARGV[7]) ~= ARGV[7] or string.sub(was, #ARGV[7] + 17) ~= ARGV[8] then
   return false
 end
-redis.call('ZREM', KEYS[1], ARGV[1])
-redis.call('HDEL', KEYS[2], ARGV[1])
+redis.call('ZREM', KEYS[1], ARGV[6])
+redis.call('HDEL', KEYS[2], ARGV[6])
 if redis.call('ZCARD', KEYS[1]) == 0 then
   redis.call('DEL', KEYS[3])
 end
-return was
+tell_count(KEYS[1], KEYS[4], 9)
+return { 1, was, place(KEYS[4]) }

@@ -1,0 +1,61 @@
+//! Where a pair stands: what its record, and the events of its story, say of its room and of what it watches.
+
+use std::sync::Arc;
+
+use serde::Deserialize as _;
+use tokio::time::sleep;
+
+use crate::{
+    broker::{BrokerError, Page},
+    hub::Piece,
+    node::{Facts, Node, follow::Followed, story::RETRY},
+    protocol::{Event, EventKind, PairId, Position, Stand, Topic, Watching},
+};
+
+/// How many of the newest events tell where a pair is now, and what it watches: its record may lag behind them, by no
+/// more than what happens while it is written.
+const TAIL: usize = 32;
+
+pub(super) async fn look_up(node: &Node, pair: PairId) -> Result<Option<Facts>, BrokerError> {
+    Ok(node.registry.look_up(pair).await?.and_then(|record| Facts::read(&record.facts)))
+}
+
+/// The newest events up to `head`.
+pub(super) async fn tail(node: &Node, pair: PairId, head: Position) -> Result<Vec<Event>, BrokerError> {
+    let after = Position { offset: head.offset.saturating_sub(TAIL as u64), nonce: 0 };
+    let Page { entries, .. } = node.broker.read(&Topic::Pair(pair), after, TAIL).await?;
+    let told = entries.into_iter().filter(|entry| entry.position.offset <= head.offset);
+    Ok(told.filter_map(|entry| Event::decode(&entry.payload).ok()).collect())
+}
+
+/// Does something with the broker until it works.
+pub(super) async fn insist<T, E, F: Future<Output = Result<T, E>>>(work: impl Fn() -> F) -> T {
+    loop {
+        match work().await {
+            Ok(done) => return done,
+            Err(_) => sleep(RETRY).await,
+        }
+    }
+}
+
+pub(super) fn stand_of(event: &Event) -> Option<&Stand> {
+    event.unsaid.as_ref()?.stand.as_ref()
+}
+
+pub(super) fn stand_in(next: &Followed) -> Option<&Stand> {
+    let Followed::Piece(piece) = next else { return None };
+    piece.event().and_then(|event| stand_of(event))
+}
+
+/// When it happened. What does not say so is told at once.
+pub(super) fn happened(next: &Followed) -> &str {
+    let Followed::Piece(piece) = next else { return "" };
+    let event: Option<&Arc<Event>> = Piece::event(piece);
+    event.map_or("", |event| &event.at)
+}
+
+/// What is watched from this event on.
+pub(super) fn watching_told(event: &Event) -> Option<Watching> {
+    let said = event.data.get("watching").filter(|_| event.kind == EventKind::ClientChanged)?;
+    Watching::deserialize(said).ok()
+}
