@@ -13,8 +13,10 @@ use crate::{
     protocol::{EventKind, Position, RoomName},
 };
 
-/// How many entries are read at a time for a client that catches up: a few MiB at most.
-const PAGE: usize = 16;
+/// How much is read at a time for a client that catches up: about so many bytes, as far as the last entries tell, and so
+/// many entries at most.
+const PORTION: usize = 256 << 10;
+const PAGE: usize = 64;
 /// How long what a client has sent may take to be kept when it is gone.
 const LAST_FRAMES: Duration = Duration::from_secs(5);
 /// How long between two attempts to read.
@@ -42,6 +44,8 @@ struct Catching {
     /// Where it has come to.
     place: Reach,
     own: u64,
+    /// How many entries are read at a time.
+    page: usize,
     step: Option<BoxFuture<'static, Caught>>,
 }
 
@@ -84,6 +88,7 @@ impl Kept {
             resumed,
             place: Reach { position: after, total: anchor.total - skip, era },
             own: anchor.own,
+            page: 2,
             step: None,
         };
         Self { following, sending, catching: Some(catching), anchor_due: None }
@@ -163,19 +168,21 @@ impl Client {
         let node = Arc::clone(&self.node);
         let room = self.facts.room.clone();
         if let Some(Kept { catching: Some(catching), .. }) = self.kept.as_deref_mut() {
-            let at = catching.replay.at();
+            let (at, page) = (catching.replay.at(), catching.page);
             catching.step = Some(Box::pin(async move {
                 if !after.is_zero() {
                     tokio::time::sleep(after).await;
                 }
-                Caught::Page(node.read_room(&room, at, PAGE).await)
+                Caught::Page(node.read_room(&room, at, page).await)
             }));
         }
     }
 
     fn catch(&mut self, page: Page) {
         let Some(Kept { catching: Some(catching), .. }) = self.kept.as_deref_mut() else { return };
-        let turn = catching.replay.page(page, PAGE);
+        let (bytes, asked) = (page.entries.iter().map(|entry| entry.payload.len()).sum::<usize>(), catching.page);
+        catching.page = (PORTION * page.entries.len() / bytes.max(1)).clamp(1, PAGE);
+        let turn = catching.replay.page(page, asked);
         let mut hole = turn.gap.is_some();
         if hole && turn.entries.is_empty() {
             catching.resumed = Some(Resumption { replayed: 0, lost: None, exact: false });

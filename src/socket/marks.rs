@@ -92,14 +92,11 @@ impl Client {
         let outcome = if !self.terms.may_publish {
             Reply::Failed(may_not_publish())
         } else if !self.inflow.holds() {
-            return match self.publish_mark(mark, Some((reply, placed))) {
-                Ok(()) => {}
-                Err(Some((reply, _))) => {
-                    let failure = Failure::new(Fault::BrokerUnavailable, "the broker is behind: try again");
-                    self.node.reply(reply, Reply::Failed(failure));
-                }
-                Err(None) => {}
-            };
+            if let Err(Some((reply, _))) = self.publish_mark(mark, Some((reply, placed))) {
+                let failure = Failure::new(Fault::BrokerUnavailable, "the broker is behind: try again");
+                self.node.reply(reply, Reply::Failed(failure));
+            }
+            return;
         } else if self.inflow.waiting_bytes + mark.weight() <= self.terms.settings.queue_bytes {
             self.inflow.hold_mark(Arc::clone(mark), place);
             placed

@@ -7,9 +7,11 @@
 mod calls;
 mod client;
 mod discover;
+mod ending;
 mod farewell;
 mod heartbeat;
 mod inflow;
+mod jobs;
 mod kept;
 mod marks;
 mod orders;

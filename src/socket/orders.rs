@@ -1,81 +1,20 @@
 //! What concerns commands in the actor of a client socket. Each is answered after its effect; an effect that siblings
 //! should hear of is answered after its event stands.
 
-use std::sync::Arc;
-
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use super::{
-    client::{Client, Ending, JobDone},
-    inflow::Held,
-    kept::Kept,
-    terms::sent_away,
-    write::Writer,
-};
+use super::{client::Client, ending::Ending, inflow::Held, kept::Kept, terms::sent_away, write::Writer};
 use crate::{
-    node::{Entrant, Entry, Facts, Node, Noted, Past, ReplyTo, Trace, Wish, ended_because, may_not_publish},
+    node::{Facts, Noted, ReplyTo, ended_because, may_not_publish},
     protocol::{
-        Cause, CloseCode, CloseParams, Closing, Command, Direction, EventKind, Failure, Fault, Fence, Format,
-        MoveParams, PairId, PauseParams, PausePolicy, Payload, Position, Rate, Reply, ResumeParams, RoomName, Run,
-        SetParams, Stand,
+        Cause, CloseCode, CloseParams, Closing, Command, Direction, EventKind, Failure, Fault, Format, PauseParams,
+        PausePolicy, Payload, Rate, Reply, ResumeParams, Run, SetParams,
     },
 };
 
 /// How many commands may wait for the registry, and for pongs.
-const MOST_WAITING: usize = 64;
-
-/// The outcome of entering another room, for the cluster.
-pub(super) struct Entered {
-    entry: Result<Moving, Failure>,
-    cause: Cause,
-    reply: ReplyTo,
-}
-
-/// A room that was entered, for the cluster; and where its history begins for this client, if it has one.
-pub(super) struct Moving {
-    pub(super) entry: Entry,
-    pub(super) past: Option<(Past, Option<Trace>)>,
-    /// Where the talk of the room that it leaves was then.
-    pub(super) left: Option<(RoomName, Position)>,
-}
-
-/// Enters a room, for the cluster, and finds where its history begins.
-pub(super) async fn enter_there(
-    node: &Arc<Node>,
-    (pair, fence): (PairId, Fence),
-    room: &RoomName,
-    offers: &[Format],
-    facts: &Facts,
-) -> Result<Moving, Failure> {
-    let enter = async {
-        let entrant = Entrant { authority: &facts.authority, offers };
-        let state = node.room(room).await?;
-        node.enter((pair, fence), room, &entrant, state.ruling).await
-    };
-    let (entry, left) = tokio::join!(enter, node.talk_head(&facts.room));
-    let left = left.map(|at| (facts.room.clone(), at));
-    begin_there(node, (pair, fence), entry?, left, facts).await
-}
-
-async fn begin_there(
-    node: &Arc<Node>,
-    (pair, fence): (PairId, Fence),
-    entry: Entry,
-    left: Option<(RoomName, Position)>,
-    facts: &Facts,
-) -> Result<Moving, Failure> {
-    let history = entry.ruling.spec.keeps().filter(|_| entry.room != facts.room);
-    let Some(history) = history else { return Ok(Moving { entry, past: None, left }) };
-    let mut there = Facts { room: entry.room.clone(), trace: None, ..facts.clone() };
-    match node.begin_past((pair, fence.epoch), &mut there, history, Wish::default()).await {
-        Ok(past) => Ok(Moving { entry, past: Some((past, there.trace)), left }),
-        Err(failure) => {
-            _ = node.exit(pair, fence, &entry.room).await;
-            Err(failure)
-        }
-    }
-}
+pub(super) const MOST_WAITING: usize = 64;
 
 impl Client {
     /// Carries out a command.
@@ -209,122 +148,6 @@ impl Client {
         Ok(json!({"position": position}))
     }
 
-    fn begin_move(&mut self, params: MoveParams, cause: Cause, reply: ReplyTo) -> Option<Ending> {
-        if self.jobs.len() >= MOST_WAITING {
-            self.node.reply(reply, Reply::Failed(Failure::new(Fault::RateLimited, "too many moves at once")));
-            return None;
-        }
-        let (node, pair, fence, facts) = (self.node.clone(), self.pair, self.fence, self.facts.clone());
-        self.jobs.push_back(Box::pin(async move {
-            let entry = enter_there(&node, (pair, fence), &params.room, &facts.speaks(), &facts).await;
-            JobDone::Entered(Entered { entry, cause, reply })
-        }));
-        None
-    }
-
-    /// A job is done: for a move, the switch itself, between two frames.
-    pub(super) fn job_done(&mut self, done: JobDone) -> Option<Ending> {
-        let done = match done {
-            JobDone::Entered(_) | JobDone::Switched(_) if self.switching.is_some() => {
-                self.come_too_late(done);
-                return None;
-            }
-            done => done,
-        };
-        let Entered { entry, cause, reply } = match done {
-            JobDone::Entered(entered) => entered,
-            JobDone::Switched(entered) => {
-                self.switch(entered);
-                return None;
-            }
-            JobDone::Left => return None,
-            JobDone::Doubted { state, cause, gone } => {
-                return if gone { self.live_in(state, cause) } else { None };
-            }
-            JobDone::Restored(known) => {
-                self.restoring = false;
-                if known == Some(true) {
-                    self.story.begin_anew();
-                }
-                return (known == Some(false)).then_some(Ending::Disowned);
-            }
-            JobDone::Saved => {
-                self.saving = false;
-                if std::mem::take(&mut self.unsaved) {
-                    self.save_facts();
-                }
-                return None;
-            }
-        };
-        let Moving { entry, past, left } = match entry {
-            Ok(moving) => moving,
-            Err(failure) => {
-                self.node.reply(reply, Reply::Failed(failure));
-                return None;
-            }
-        };
-        let from = self.room.name().clone();
-        let same = from == entry.room;
-        if !same {
-            self.node.hub.exit(&self.room, &self.outbox);
-        }
-        let position = self.outbox.position();
-        match same {
-            // Who moves to where it is misses no frame.
-            true => self.node.keep_seat(&entry),
-            false => {
-                self.leave_kept();
-                self.outbox.set_deaf(past.is_some());
-                self.room = self.node.take_seat(self.pair, &entry, &self.outbox);
-                self.facts.trace = None;
-            }
-        }
-        let (room, talk) = (entry.room, entry.talk);
-        (self.facts.room, self.facts.format) = (room.clone(), entry.format);
-        if let Some((past, trace)) = past {
-            self.facts.trace = trace.map(|trace| trace.from_count(position));
-            self.begin_kept(past);
-        }
-        if from != room {
-            self.facts.since = Some(talk);
-        }
-        let stand = Stand::unsaid(room.clone(), talk, left.filter(|(left, _)| *left == from && from != room));
-        self.live_under(entry.ruling);
-        // A move to where it is already added one member too many to this node's count of listeners, not to the room.
-        self.save_facts();
-        self.leave_later(from.clone());
-        let result = json!({"from": from, "to": room, "position": position});
-        self.story.raise_moved(result, stand, cause, reply);
-        None
-    }
-
-    /// Another room was entered for nothing.
-    fn come_too_late(&mut self, done: JobDone) {
-        let (entry, reply) = match done {
-            JobDone::Entered(Entered { entry, reply, .. }) => (entry, reply),
-            JobDone::Switched(entered) => entered.split(),
-            _ => return,
-        };
-        if let Ok(Moving { entry, .. }) = entry {
-            self.leave_later(entry.room);
-        }
-        self.node.reply(reply, Reply::NotHere);
-    }
-
-    /// Leaves a room that was entered, for the cluster. One where the client is was entered once too often: then this
-    /// node has one listener to it less, and the room as many members as before.
-    pub(super) fn leave_later(&mut self, room: RoomName) {
-        let (node, pair, fence, here) = (self.node.clone(), self.pair, self.fence, self.facts.room == room);
-        self.jobs.push_back(Box::pin(async move {
-            if here {
-                node.lose_interest(&room).await;
-            } else {
-                _ = node.exit(pair, fence, &room).await;
-            }
-            JobDone::Left
-        }));
-    }
-
     fn pause(&mut self, params: PauseParams, cause: Cause, reply: ReplyTo) -> Option<Ending> {
         let PauseParams { direction, policy } = params;
         let inward = matches!(direction, Direction::In | Direction::Both).then(|| {
@@ -410,32 +233,6 @@ impl Client {
         None
     }
 
-    /// Has the registry told what it lost of this socket.
-    pub(super) fn restore(&mut self) {
-        if std::mem::replace(&mut self.restoring, true) {
-            return;
-        }
-        let (node, pair, fence, facts) = (self.node.clone(), self.pair, self.fence, self.facts.clone());
-        let ruling = self.terms.ruling.clone();
-        // What fails now is tried again when the next event finds the record missing, or the next lease is lost.
-        self.jobs.push_back(Box::pin(async move {
-            JobDone::Restored(node.restore(pair, fence, &facts, Some(&ruling)).await.ok())
-        }));
-    }
-
-    /// Has the changed facts written. Changes that come while that is under way are written together after it.
-    pub(super) fn save_facts(&mut self) {
-        if std::mem::replace(&mut self.saving, true) {
-            self.unsaved = true;
-            return;
-        }
-        let (node, pair, fence, facts) = (self.node.clone(), self.pair, self.fence, self.facts.clone());
-        self.jobs.push_back(Box::pin(async move {
-            node.revise(pair, fence, &facts).await;
-            JobDone::Saved
-        }));
-    }
-
     fn ping(&mut self, reply: ReplyTo, writer: &mut Writer) -> Option<Ending> {
         if self.pings.len() >= MOST_WAITING {
             let failure = Failure::new(Fault::RateLimited, "too many pings at once");
@@ -461,23 +258,6 @@ impl Client {
         let Ok(number) = payload.try_into().map(u64::from_be_bytes) else { return };
         for (_, sent, reply) in self.pings.extract_if(.., |(ping, ..)| *ping <= number) {
             self.node.reply(reply, Reply::Done(json!({"rtt_ms": milliseconds(sent.elapsed())})));
-        }
-    }
-
-    /// The socket ends: jobs that would only change it are told so, those that clean up are done.
-    pub(super) async fn abandon_jobs(&mut self) {
-        if std::mem::take(&mut self.unsaved) {
-            self.saving = false;
-            self.save_facts();
-        }
-        while let Some(job) = self.jobs.pop_front() {
-            match job.await {
-                done @ (JobDone::Entered(_) | JobDone::Switched(_)) => self.come_too_late(done),
-                _ => {}
-            }
-        }
-        for (.., reply) in self.pings.drain(..) {
-            self.node.reply(reply, Reply::NotHere);
         }
     }
 }

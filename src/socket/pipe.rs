@@ -4,7 +4,8 @@ use serde_json::json;
 use tokio::time::{Duration, Instant};
 
 use super::{
-    client::{Client, Ending},
+    client::Client,
+    ending::Ending,
     kept::Kept,
     read::{Incoming, Reader},
     write::Writer,

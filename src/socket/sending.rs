@@ -71,7 +71,7 @@ impl Sending {
             appending: None,
             bytes: 0,
             own,
-            places: VecDeque::new(),
+            places: [(0, own)].into(),
         }
     }
 
@@ -97,10 +97,8 @@ impl Sending {
 
     /// How many own frames stand behind an entry and before.
     pub(super) fn own_at(&self, offset: u64) -> u64 {
-        match self.places.iter().rev().find(|(at, _)| *at <= offset) {
-            Some((_, own)) => *own,
-            None => self.places.front().map_or(self.own, |(_, first)| *first),
-        }
+        let before = self.places.iter().rev().find(|(at, _)| *at <= offset);
+        before.or(self.places.front()).map_or(self.own, |(_, own)| *own)
     }
 
     /// Takes frames of the client, which it is given itself or not.
@@ -161,9 +159,11 @@ impl Sending {
     fn next_batch(&mut self) -> Option<Batch> {
         let writer = Writer { name: self.pair.to_string(), batch: rand::random(), total: self.own };
         let mut batch = Batch { writer, shares: Vec::new(), frames: 0, bytes: 0, replies: Vec::new() };
-        while batch.shares.len() < SHARES
-            && let Some(next) =
-                self.waiting.pop_front_if(|next| batch.shares.is_empty() || batch.bytes + next.bytes.len() <= BATCH)
+        let fits = |batch: &Batch, next: &Waiting| {
+            batch.shares.is_empty() || batch.shares.len() < SHARES && batch.bytes + next.bytes.len() <= BATCH
+        };
+        while self.waiting.front().is_some_and(|next| fits(&batch, next))
+            && let Some(next) = self.waiting.pop_front()
         {
             batch.writer.total += next.own;
             batch.frames += next.frames;

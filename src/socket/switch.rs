@@ -10,8 +10,9 @@ use serde_json::json;
 use tokio::time::{Duration, Instant};
 
 use super::{
-    client::{Client, Ending, JobDone},
-    orders::{Moving, enter_there},
+    client::Client,
+    ending::Ending,
+    jobs::{JobDone, Moving, enter_there},
     write::Writer,
 };
 use crate::{

@@ -3,10 +3,7 @@
 
 use serde_json::json;
 
-use super::{
-    client::{Client, Ending, JobDone},
-    pace::Pace,
-};
+use super::{client::Client, ending::Ending, jobs::JobDone, pace::Pace};
 use crate::{
     node::{Facts, NodeSettings, RoomState, Ruling},
     protocol::{Cause, CloseCode, Closing, EventKind, LeaveParams, RoomName, RoomSpec, Settings, Violations},
