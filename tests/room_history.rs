@@ -158,6 +158,28 @@ async fn what_is_not_kept_any_more_is_counted(#[case] kind: Kind) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_was_sent_before_the_end_is_kept() {
+    let cluster = Cluster::redis(2, &Settings::new()).await;
+    specify(cluster.node(0), "last", json!({"format": "text", "history": {"messages": 10_000, "seconds": 60}})).await;
+    let mut listener = Agent::enter(cluster.node(1), cluster.node(0), json!({"room": "last"})).await;
+    for round in 0..5 {
+        let speaker = Pair::from(cluster.node(0), json!({"room": "last"})).await;
+        let mut sibling = Sibling::open(cluster.node(1), &speaker).await;
+        let mut pipe = ClientSocket::open(cluster.node(0), &speaker).await;
+        count(&mut pipe, round * 1_000, round * 1_000 + 1_000).await;
+        pipe.close(1000, "").await;
+        let closed = sibling.event("client.closed").await;
+        assert_eq!(closed["data"]["frames_in"], 1_000, "{closed}");
+        // Who hears of the end, and comes then, has all that was said before.
+        let late = Pair::from(cluster.node(1), json!({"room": "last"})).await;
+        let mut late = reopen(cluster.node(1), &late, "replay=1").await;
+        assert_eq!(late.next_text().await, (round * 1_000 + 999).to_string());
+    }
+    listener.pipe.until_received(5_000).await;
+    assert_eq!(numbers(&listener.pipe), (0..5_000).collect::<Vec<_>>());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_killed_node_loses_nothing() {
     let mut cluster = Cluster::redis(3, &Settings::new().set("NODE_LEASE_SECONDS", 2)).await;
     specify(cluster.node(0), "story", json!({"format": "text", "history": {"messages": 5_000, "seconds": 60}})).await;

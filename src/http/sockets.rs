@@ -223,7 +223,9 @@ impl Gateway {
     }
 
     fn serve(self: &Arc<Self>, handshake: Handshake, opened: Unserved, service: Service) -> Response {
-        let (response, upgraded) = handshake.accept(service.subprotocol.as_deref());
+        let (mut response, upgraded) = handshake.accept(service.subprotocol.as_deref());
+        // What `?epoch=` takes, for clients that can read it.
+        response.headers_mut().insert("sibling-epoch", HeaderValue::from(opened.fence.epoch));
         self.node.spawn_socket("client", serve_client(Arc::clone(&self.node), opened, service, upgraded));
         response
     }

@@ -11,7 +11,8 @@ use parking_lot::{Mutex, MutexGuard};
 use tokio::{sync::Notify, time::sleep};
 
 use super::{
-    Node, now_millis,
+    Node,
+    clock::now_millis,
     pass::Holders,
     replay::{Admit, Replay},
     revoked::{MOST, Revoked},

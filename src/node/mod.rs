@@ -8,6 +8,7 @@ mod ask;
 mod asked;
 mod burial;
 mod chronicle;
+mod clock;
 mod detached;
 mod drain;
 mod endings;
@@ -41,17 +42,17 @@ use std::{
         Arc, OnceLock,
         atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
 use dashmap::DashMap;
 use futures_util::FutureExt as _;
 use serde_json::Value;
-use time::{OffsetDateTime, format_description::BorrowedFormatItem, macros::format_description};
 use tokio::sync::oneshot;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub use ask::Line;
+pub use clock::{now_seconds, now_text, time_text};
 pub use detached::Noted;
 pub use drain::DrainPlan;
 pub use endings::ended_because;
@@ -416,29 +417,4 @@ impl From<BrokerError> for Failure {
         tracing::debug!(error = &error as &dyn std::error::Error, "the broker failed");
         Self::new(Fault::BrokerUnavailable, "the broker can't be reached: try again")
     }
-}
-
-/// Now, as events and answers say it: RFC 3339 in UTC with milliseconds.
-#[must_use]
-pub fn now_text() -> String {
-    time_text(SystemTime::now())
-}
-
-/// A time as events and answers say it.
-#[must_use]
-pub fn time_text(time: SystemTime) -> String {
-    const FORM: &[BorrowedFormatItem<'_>] =
-        format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:3]Z");
-    OffsetDateTime::from(time).format(FORM).unwrap_or_default()
-}
-
-/// Seconds since 1970.
-#[must_use]
-pub fn now_seconds() -> u64 {
-    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.as_secs())
-}
-
-/// Milliseconds since 1970.
-fn now_millis() -> u64 {
-    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64)
 }

@@ -16,7 +16,7 @@ use tokio::{
 };
 use uuid::Uuid;
 
-use super::{Node, now_millis, time_text};
+use super::{Node, clock::now_millis, time_text};
 use crate::protocol::{CloseCode, Closing, Failure, Fault, PairId, Revocation, Side, Ticket};
 
 /// How long before a ticket expires siblings are told of it; a tenth of its life, if that is less.

@@ -19,8 +19,8 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{
     Anchor, Backlog, ClientMail, Facts, Node, Resumption, Standing, Trace,
+    clock::now_millis,
     follow::{Followed, Follower},
-    now_millis,
     story::RETRY,
 };
 use crate::{

@@ -1,0 +1,30 @@
+//! The time, as it is told and kept.
+
+use std::time::SystemTime;
+
+use time::{OffsetDateTime, format_description::BorrowedFormatItem, macros::format_description};
+
+/// Now, as events and answers say it: RFC 3339 in UTC with milliseconds.
+#[must_use]
+pub fn now_text() -> String {
+    time_text(SystemTime::now())
+}
+
+/// A time as events and answers say it.
+#[must_use]
+pub fn time_text(time: SystemTime) -> String {
+    const FORM: &[BorrowedFormatItem<'_>] =
+        format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:3]Z");
+    OffsetDateTime::from(time).format(FORM).unwrap_or_default()
+}
+
+/// Seconds since 1970.
+#[must_use]
+pub fn now_seconds() -> u64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.as_secs())
+}
+
+/// Milliseconds since 1970.
+pub(super) fn now_millis() -> u64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64)
+}
