@@ -5,26 +5,12 @@ mod support;
 use rstest::rstest;
 use serde_json::{Value, json};
 use support::{
-    ADMIN_KEY, Agent, ClientSocket, Cluster, Gateway, Kind, Pair, Settings, Sibling, eventually, of_room, specify,
+    ADMIN_KEY, Agent, ClientSocket, Cluster, Gateway, Kind, Pair, Settings, Sibling, count_up, eventually, numbers,
+    of_room, specify,
 };
 
-/// Sends the numbers from `from` to `to`, without it.
-async fn count(pipe: &mut ClientSocket, from: usize, to: usize) {
-    for n in from..to {
-        pipe.text(n.to_string()).await;
-    }
-}
-
-fn numbers(pipe: &ClientSocket) -> Vec<usize> {
-    pipe.texts().iter().map(|text| text.parse().expect("a number")).collect()
-}
-
 async fn reopen(node: &Gateway, pair: &Pair, query: &str) -> ClientSocket {
-    let mut dial = pair.dial_client(node);
-    for (name, value) in query.split('&').filter_map(|part| part.split_once('=')) {
-        dial = dial.query(name, value);
-    }
-    ClientSocket::over(dial.open().await)
+    ClientSocket::over(pair.dial_client(node).queries(query).open().await)
 }
 
 async fn resumed(sibling: &mut Sibling, epoch: u64) -> Value {
@@ -43,30 +29,30 @@ async fn who_comes_back_goes_on(#[case] kind: Kind) {
     let mut listener = Agent::enter(b, c, json!({"room": "story"})).await;
     // What it has is kept.
     let mut witness = Agent::enter(c, a, json!({"room": "story"})).await;
-    count(&mut speaker.pipe, 0, 100).await;
+    count_up(&mut speaker.pipe, 0, 100).await;
     listener.pipe.until_received(100).await;
 
     // The connection breaks: it has had 100, of which it says that it got 40.
     let Agent { pair, pipe, mut sibling } = listener;
     pipe.vanish().await;
-    count(&mut speaker.pipe, 100, 200).await;
+    count_up(&mut speaker.pipe, 100, 200).await;
     witness.pipe.until_received(200).await;
     let mut pipe = reopen(c, &pair, "received=40").await;
     pipe.until_received(160).await;
     assert_eq!(resumed(&mut sibling, 2).await, json!({"epoch": 2, "replayed": 160, "lost": 0, "exact": true}));
-    count(&mut speaker.pipe, 200, 250).await;
+    count_up(&mut speaker.pipe, 200, 250).await;
     pipe.until_received(210).await;
     assert_eq!(numbers(&pipe), (40..250).collect::<Vec<_>>());
 
     // It says goodbye: nothing need be said to go on.
     pipe.close(1000, "").await;
-    count(&mut speaker.pipe, 250, 260).await;
+    count_up(&mut speaker.pipe, 250, 260).await;
     witness.pipe.until_received(260).await;
     let mut pipe = reopen(a, &pair, "").await;
     pipe.until_received(10).await;
     assert_eq!(resumed(&mut sibling, 3).await, json!({"epoch": 3, "replayed": 10, "lost": 0, "exact": true}));
     // Another takes its place meanwhile, which is another way of coming back.
-    count(&mut speaker.pipe, 260, 270).await;
+    count_up(&mut speaker.pipe, 260, 270).await;
     witness.pipe.until_received(270).await;
     pipe.until_received(20).await;
     let mut next = reopen(b, &pair, "received=15").await;
@@ -86,8 +72,8 @@ async fn own_frames_and_pushed_ones_do_not_confuse_it(#[case] kind: Kind) {
     let mut one = Agent::enter(a, b, json!({"room": "talk"})).await;
     let mut two = Agent::enter(b, a, json!({"room": "talk"})).await;
     for round in 0..10 {
-        count(&mut one.pipe, round * 10, round * 10 + 10).await;
-        count(&mut two.pipe, 1_000 + round * 10, 1_000 + round * 10 + 5).await;
+        count_up(&mut one.pipe, round * 10, round * 10 + 10).await;
+        count_up(&mut two.pipe, 1_000 + round * 10, 1_000 + round * 10 + 5).await;
         two.sibling.must("client.send", json!({"text": "2000"})).await;
         if round == 4 {
             two.pipe.until_received(50).await;
@@ -127,7 +113,7 @@ async fn what_is_not_kept_any_more_is_counted(#[case] kind: Kind) {
     specify(a, "short", json!({"format": "text", "history": {"messages": 20, "seconds": 60}})).await;
     let mut speaker = Agent::enter(a, b, json!({"room": "short"})).await;
     let Agent { pair, mut pipe, mut sibling } = Agent::enter(b, a, json!({"room": "short"})).await;
-    count(&mut speaker.pipe, 0, 10).await;
+    count_up(&mut speaker.pipe, 0, 10).await;
     pipe.until_received(10).await;
     pipe.vanish().await;
     // One at a time, so that each is an entry of its own.
@@ -166,7 +152,7 @@ async fn what_was_sent_before_the_end_is_kept() {
         let speaker = Pair::from(cluster.node(0), json!({"room": "last"})).await;
         let mut sibling = Sibling::open(cluster.node(1), &speaker).await;
         let mut pipe = ClientSocket::open(cluster.node(0), &speaker).await;
-        count(&mut pipe, round * 1_000, round * 1_000 + 1_000).await;
+        count_up(&mut pipe, round * 1_000, round * 1_000 + 1_000).await;
         pipe.close(1000, "").await;
         let closed = sibling.event("client.closed").await;
         assert_eq!(closed["data"]["frames_in"], 1_000, "{closed}");
@@ -191,12 +177,12 @@ async fn a_killed_node_loses_nothing() {
     for sibling in &mut told {
         sibling.event("client.opened").await;
     }
-    count(&mut speaker.pipe, 0, 300).await;
+    count_up(&mut speaker.pipe, 0, 300).await;
     for pipe in &mut pipes {
         pipe.until_received(300).await;
     }
     cluster.node_mut(1).kill();
-    count(&mut speaker.pipe, 300, 400).await;
+    count_up(&mut speaker.pipe, 300, 400).await;
     let mut again =
         [reopen(cluster.node(2), &with, "received=299").await, reopen(cluster.node(2), &without, "").await];
     again[0].until_received(101).await;
@@ -220,7 +206,7 @@ async fn all_hear_the_same_order_and_a_move_begins_anew(#[case] kind: Kind) {
     for n in 0..6 {
         agents.push(Agent::enter(cluster.node(n), cluster.node(n + 1), json!({"room": "one"})).await);
     }
-    let send = agents.iter_mut().enumerate().map(|(n, agent)| count(&mut agent.pipe, n * 100, n * 100 + 100));
+    let send = agents.iter_mut().enumerate().map(|(n, agent)| count_up(&mut agent.pipe, n * 100, n * 100 + 100));
     futures_util::future::join_all(send).await;
     for agent in &mut agents {
         agent.pipe.until_received(600).await;
@@ -239,12 +225,12 @@ async fn all_hear_the_same_order_and_a_move_begins_anew(#[case] kind: Kind) {
 
     let mut other = Agent::enter(cluster.node(1), cluster.node(2), json!({"room": "two"})).await;
     let mut witness = Agent::enter(cluster.node(0), cluster.node(2), json!({"room": "two"})).await;
-    count(&mut other.pipe, 0, 50).await;
+    count_up(&mut other.pipe, 0, 50).await;
     witness.pipe.until_received(50).await;
     let moved = sibling.must("client.move", json!({"room": "two"})).await;
     assert_eq!(moved["position"], 150);
-    count(&mut agents[0].pipe, 7_000, 7_010).await;
-    count(&mut other.pipe, 50, 100).await;
+    count_up(&mut agents[0].pipe, 7_000, 7_010).await;
+    count_up(&mut other.pipe, 50, 100).await;
     pipe.until_received(200).await;
     assert_eq!(numbers(&pipe)[150..], (50..100).collect::<Vec<_>>());
     pipe.vanish().await;
@@ -287,7 +273,7 @@ async fn one_write_for_each_batch_however_many_receive() {
     assert_eq!(costs, [50, 50], "one entry for each frame that was sent alone, and none for a receiver");
     // What comes at once is one entry, or few.
     let before = writes(redis);
-    count(&mut speaker.pipe, 0, 2_000).await;
+    count_up(&mut speaker.pipe, 0, 2_000).await;
     listeners[0].until_received(100 + 2_000).await;
     assert!(writes(redis) - before < 1_000, "{} writes for 2000 frames", writes(redis) - before);
     eventually("all of them have all", async || {
@@ -309,7 +295,7 @@ async fn a_room_that_begins_to_keep_sends_its_members_round() {
     assert_eq!(closed["data"]["by"], "room", "{closed}");
     let mut pipe = reopen(node, &pair, "received=0").await;
     let mut other = Agent::enter(node, node, json!({"room": "later"})).await;
-    count(&mut other.pipe, 0, 5).await;
+    count_up(&mut other.pipe, 0, 5).await;
     pipe.until_received(5).await;
     let told = of_room(node, "GET", "later", "").await.json();
     assert_eq!(told["history"], json!({"messages": 10, "seconds": 60}), "{told}");

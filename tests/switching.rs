@@ -4,27 +4,15 @@ mod support;
 
 use rstest::rstest;
 use serde_json::{Value, json};
-use support::{Agent, ClientSocket, Cluster, Dial, Gateway, Kind, Pair, Settings, Sibling, kind_of, specify};
+use support::{
+    Agent, ClientSocket, Cluster, Dial, Gateway, Kind, Pair, Settings, Sibling, count_up, kind_of, numbers, specify,
+};
 use tokio_tungstenite::tungstenite::Message;
-
-async fn count(pipe: &mut ClientSocket, from: usize, to: usize) {
-    for n in from..to {
-        pipe.text(n.to_string()).await;
-    }
-}
-
-fn numbers(pipe: &ClientSocket) -> Vec<usize> {
-    pipe.texts().iter().map(|text| text.parse().expect("a number")).collect()
-}
 
 /// Opens the socket that a switch asks for.
 async fn with_ticket(node: &Gateway, pair: &Pair, switched: &Value, query: &str) -> ClientSocket {
     let ticket = switched["client"]["ticket"].as_str().expect("a fresh ticket");
-    let mut dial = Dial::to(node, pair.path("/client")).bearer(ticket);
-    for (name, value) in query.split('&').filter_map(|part| part.split_once('=')) {
-        dial = dial.query(name, value);
-    }
-    ClientSocket::over(dial.open().await)
+    ClientSocket::over(Dial::to(node, pair.path("/client")).bearer(ticket).queries(query).open().await)
 }
 
 /// The kinds of what a sibling was told of its pipe, in order.
@@ -42,7 +30,7 @@ async fn a_room_that_keeps_nothing_still_loses_nothing(#[case] kind: Kind) {
     let (a, b) = (cluster.node(0), cluster.node(1));
     let mut speaker = Agent::enter(a, b, json!({"room": "plain", "format": "text"})).await;
     let Agent { pair, mut pipe, mut sibling } = Agent::enter(b, a, json!({"room": "plain"})).await;
-    count(&mut speaker.pipe, 0, 10).await;
+    count_up(&mut speaker.pipe, 0, 10).await;
     pipe.until_received(10).await;
     let switched = sibling.must("client.switch", json!({"key": "s"})).await;
     assert_eq!(sibling.must("client.switch", json!({"key": "s"})).await, switched, "one key, one switch");
@@ -51,12 +39,12 @@ async fn a_room_that_keeps_nothing_still_loses_nothing(#[case] kind: Kind) {
     let told = sibling.event("client.closed").await;
     assert_eq!((&told["data"]["by"], &told["data"]["clean"]), (&json!("sibling"), &json!(true)), "{told}");
     assert_eq!(told["cause"]["key"], "s");
-    count(&mut speaker.pipe, 10, 30).await;
+    count_up(&mut speaker.pipe, 10, 30).await;
     let state = sibling.must("pair.get", json!({})).await;
     assert_eq!(state["client"], "detached", "{state}");
     let mut pipe = with_ticket(b, &pair, &switched, "").await;
     pipe.until_received(20).await;
-    count(&mut speaker.pipe, 30, 40).await;
+    count_up(&mut speaker.pipe, 30, 40).await;
     pipe.until_received(30).await;
     assert_eq!(numbers(&pipe), (10..40).collect::<Vec<_>>());
     let resumed = sibling.event("client.resumed").await;

@@ -70,6 +70,12 @@ impl Dial {
         self
     }
 
+    /// Adds all of `a=1&b=2` to it.
+    pub fn queries(self, text: &str) -> Self {
+        let pairs = text.split('&').filter_map(|part| part.split_once('='));
+        pairs.fold(self, |dial, (name, value)| dial.query(name, value))
+    }
+
     /// A small kernel buffer, so that a peer that does not read is soon full.
     pub fn receive_buffer(mut self, bytes: u32) -> Self {
         self.receive_buffer = Some(bytes);

@@ -28,7 +28,7 @@ pub use pair::{Fault, Pair, counter, deep};
 pub use raw::RawSocket;
 pub use redis::Redis;
 pub use redis_sets::{RedisCluster, Sentinels};
-pub use room::{Agent, of_room, room_path, specify};
+pub use room::{Agent, count_up, numbers, of_room, room_path, specify};
 pub use sibling::{Arrival, Codec, Sibling, is_kept, kind_of};
 pub use sse::Sse;
 pub use story::{after, check_run};

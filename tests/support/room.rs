@@ -44,3 +44,15 @@ impl Agent {
         Self { pair, pipe, sibling }
     }
 }
+
+/// Sends the numbers from `from` to `to`, without it.
+pub async fn count_up(pipe: &mut ClientSocket, from: usize, to: usize) {
+    for n in from..to {
+        pipe.text(n.to_string()).await;
+    }
+}
+
+/// What was received, where all of it are numbers.
+pub fn numbers(pipe: &ClientSocket) -> Vec<usize> {
+    pipe.texts().iter().map(|text| text.parse().expect("a number")).collect()
+}
