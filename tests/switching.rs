@@ -132,6 +132,40 @@ async fn a_switch_changes_room_and_format(#[case] kind: Kind) {
     }
 }
 
+#[rstest]
+#[case::memory(Kind::Memory)]
+#[case::redis(Kind::Redis)]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pause_ends_with_the_switch_and_what_waited_goes_first(#[case] kind: Kind) {
+    let cluster = Cluster::start(kind, &Settings::new()).await;
+    let (a, b) = (cluster.node(0), cluster.node(1));
+    specify(a, "kept", json!({"format": "text", "history": {}})).await;
+    for (room, policy) in [("plain", "buffer"), ("plain", "hold"), ("kept", "buffer")] {
+        let mut other = Agent::enter(a, b, json!({"room": room, "format": "text"})).await;
+        let mut witness = Agent::enter(b, a, json!({"room": room})).await;
+        let Agent { pair, mut pipe, mut sibling } = Agent::enter(b, a, json!({"room": room})).await;
+        sibling.must("client.pause", json!({"direction": "both", "policy": policy})).await;
+        count_up(&mut other.pipe, 0, 5).await;
+        count_up(&mut pipe, 100, 105).await;
+        witness.pipe.until_received(5).await;
+        let switched = sibling.must("client.switch", json!({"subprotocol": "mqtt"})).await;
+        assert_eq!(switched["subprotocol"], "mqtt", "{switched}");
+        let unpaused = sibling.event("client.unpaused").await;
+        assert_eq!(unpaused["data"]["direction"], "both", "{unpaused}");
+        pipe.closed().await;
+        assert_eq!(numbers(&pipe), (0..5).collect::<Vec<_>>(), "{room}, {policy}");
+        other.pipe.until_received(5).await;
+        count_up(&mut other.pipe, 5, 10).await;
+        let mut pipe = with_ticket(b, &pair, &switched, "received=5").await;
+        pipe.until_received(5).await;
+        assert_eq!(numbers(&pipe), (5..10).collect::<Vec<_>>(), "{room}, {policy}");
+        let resumed = sibling.event("client.resumed").await;
+        assert_eq!((&resumed["data"]["lost"], &resumed["data"]["exact"]), (&json!(0), &json!(true)));
+        let state = sibling.must("pair.get", json!({})).await;
+        assert_eq!(state["paused"], json!({"in": null, "out": null}));
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_waits_is_bounded_and_an_overflow_is_told() {
     let cluster = Cluster::redis(2, &Settings::new()).await;

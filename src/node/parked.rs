@@ -29,6 +29,8 @@ pub struct Parked {
     pub outbox: Arc<Outbox>,
     /// Frames that were given to the last socket.
     pub given: u64,
+    /// Frames that were meant for it and could not be written any more.
+    pub unwritten: u64,
     /// Whether its peer said that it had them all.
     pub clean: bool,
 }
@@ -120,7 +122,7 @@ impl Node {
     }
 }
 
-/// Frames that were given to the last socket and are not known to have been received.
+/// Frames that the last socket was meant to have and are not known to have been received.
 fn missed(parked: &Parked, received: Option<u64>) -> u64 {
-    received.map_or(0, |received| parked.given.saturating_sub(received))
+    parked.unwritten + received.map_or(0, |received| parked.given.saturating_sub(received))
 }

@@ -32,7 +32,7 @@ use crate::{
 /// How many entries are read at a time on the way back to where a pipe begins: at most some MiB.
 const PAGE: usize = 32;
 /// By how much the clocks of a node and the broker may differ before frames are taken for too old too early.
-const CLOCKS_DIFFER: Duration = Duration::from_secs(5);
+const CLOCKS_DIFFER: Duration = Duration::from_secs(2);
 
 /// Where a node stands in a room's history.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -300,7 +300,11 @@ impl Node {
         let known = before.as_ref().filter(|before| before.room == facts.room);
         let backlog = match known {
             Some(trace) => Some(trace.backlog(standing, wish.received, wish.epoch)),
-            None => wish.replay.map(|frames| Backlog { frames: Some(frames), pushed: 0, exact: true }),
+            None => wish.replay.map(|frames| {
+                // Batches are kept whole: who is new gets no more than the room keeps, all the same.
+                let frames = Some(frames.min(history.messages));
+                Backlog { frames, pushed: 0, exact: true }
+            }),
         };
         let own = own.or(known.map(Trace::own)).unwrap_or(0);
         let base = Anchor { epoch, count: 0, total: standing.total, own, sure: true };
@@ -311,6 +315,8 @@ impl Node {
         start.resumed = backlog.map(|Backlog { frames, pushed, exact }| {
             // A new member that wants more than there is misses nothing that was ever its.
             let lost = frames.map(|frames| if known.is_some() { frames - found + pushed } else { 0 });
+            // Where nobody knows what it had, what is not kept any more may have been given to it or not.
+            let lost = lost.filter(|lost| *lost == 0 || exact || wish.received.is_some());
             Resumption { replayed: 0, lost, exact }
         });
         facts.trace = Some(Trace::begun(before, &facts.room, standing.era, start.anchor));

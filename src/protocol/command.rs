@@ -121,7 +121,7 @@ methods! {
     "client.pause", PauseParams, "Stops frames to or from the client.", |p| Ok(Command::Pause(p));
     "client.resume", ResumeParams, "Lets paused frames go on.", |p| Ok(Command::Resume(p));
     "client.set", SetParams, "Changes settings of the live pipe.", |p| p.check().map(Command::Set);
-    "client.switch", SwitchParams, "Hands the pipe over to a new socket, and loses no frame.", |p| Ok(Command::Switch(p));
+    "client.switch", SwitchParams, "Hands the pipe over to a new socket, and loses no frame.", |p| p.check().map(Command::Switch);
     "client.close", CloseParams, "Closes the client socket; the pair lingers.", |p| p.check().map(Command::Close);
     "client.ping", NoParams, "Measures the round trip to the client.", |_| Ok(Command::Ping);
     "room.get", NoParams, "The pair's own room.", |_| Ok(Command::RoomGet);
@@ -254,6 +254,7 @@ mod tests {
             ("room.members", json!({"limit": 0}), "limit"),
             ("room.set", json!({"formt": "text"}), "formt"),
             ("room.kick", json!({"pair": "x"}), "pair"),
+            ("client.switch", json!({"subprotocol": "a b"}), "subprotocol"),
             ("client.mark", json!({"after": 1}), "data"),
             ("client.mark", json!({"data": 1, "after": -1}), "after"),
             ("room.signal", json!({"to": "rooms", "data": 1}), "to"),
@@ -280,7 +281,7 @@ mod tests {
             ("room.set", json!({"format": ["json", "text"], "rate": {"messages_per_second": 5}, "meta": {"a": 1}})),
             ("room.kick", json!({"pair": PairId::fresh(), "code": 4001})),
             ("client.mark", json!({"data": [1, {"a": null}], "after": 7})),
-            ("client.switch", json!({"format": "text", "room": "a"})),
+            ("client.switch", json!({"format": "text", "room": "a", "subprotocol": "mqtt"})),
             ("room.watch", json!({"marks": true})),
             ("room.signal", json!({"to": PairId::fresh(), "data": null, "reply_to": "x"})),
             ("rpc.discover", json!({})),

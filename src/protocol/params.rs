@@ -148,6 +148,8 @@ params! {
         #[serde(default)]
         #[schemars(with = "Option<String>")]
         room: Option<RoomName>,
+        /// What the client is to offer with its new socket; it is told, and taken from what it offers then.
+        #[serde(default)] subprotocol: Option<String>,
         /// Seconds that the new ticket lives.
         #[serde(default)] ttl: Option<u64>,
     }
@@ -235,6 +237,15 @@ fn check_data(data: &Value) -> Result<(), Failure> {
 impl MarkParams {
     pub(super) fn check(self) -> Result<Self, Failure> {
         check_data(&self.data).map(|()| self)
+    }
+}
+
+impl SwitchParams {
+    pub(super) fn check(self) -> Result<Self, Failure> {
+        if self.subprotocol.as_ref().is_some_and(|name| name.len() > 128 || !super::spec::is_token(name)) {
+            return Err(invalid("subprotocol: letters, digits and !#$%&'*+-.^_`|~, at most 128 bytes"));
+        }
+        Ok(self)
     }
 }
 

@@ -170,7 +170,7 @@ impl RoomSpec {
 }
 
 /// Whether text may stand as a subprotocol (a token of HTTP).
-fn is_token(text: &str) -> bool {
+pub(super) fn is_token(text: &str) -> bool {
     (1..=128).contains(&text.len())
         && text.bytes().all(|c| c.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&c))
 }

@@ -170,16 +170,25 @@ impl Client {
     }
 
     fn resume(&mut self, params: ResumeParams, cause: Cause, reply: ReplyTo) -> Option<Ending> {
+        let result = self.go_on(params.direction);
+        let mut data = result.clone();
+        data["direction"] = json!(params.direction);
+        self.story.raise_and_reply(EventKind::ClientUnpaused, data, cause, reply, Reply::Done(result));
+        None
+    }
+
+    /// Lets frames go on, and says where and how many.
+    pub(super) fn go_on(&mut self, direction: Direction) -> Value {
         let (mut buffered, mut dropped) = (0, 0);
         let mut inward = None;
-        if matches!(params.direction, Direction::In | Direction::Both) {
+        if matches!(direction, Direction::In | Direction::Both) {
             inward = Some(self.inflow.position());
             let waited = self.inflow.resume();
             buffered += waited.iter().map(Held::frames).sum::<u64>();
             dropped += std::mem::take(&mut self.inflow.dropped_in_pause);
             self.let_go(waited);
         }
-        let outward = matches!(params.direction, Direction::Out | Direction::Both).then(|| {
+        let outward = matches!(direction, Direction::Out | Direction::Both).then(|| {
             let resumed = self.outbox.resume();
             buffered += resumed.waited;
             dropped += resumed.dropped;
@@ -191,10 +200,7 @@ impl Client {
         });
         let mut result = positions(inward, outward);
         (result["buffered"], result["dropped"]) = (json!(buffered), json!(dropped));
-        let mut data = result.clone();
-        data["direction"] = json!(params.direction);
-        self.story.raise_and_reply(EventKind::ClientUnpaused, data, cause, reply, Reply::Done(result));
-        None
+        result
     }
 
     fn set(&mut self, params: SetParams, cause: Cause, reply: ReplyTo) -> Option<Ending> {

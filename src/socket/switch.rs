@@ -19,8 +19,8 @@ use crate::{
     hub::{Outbox, Room},
     node::{Facts, Node, Parked, ReplyTo, Stop, Trace},
     protocol::{
-        Cause, CloseCode, Closing, EventKind, Failure, Fault, Format, Grants, Reply, RoomName, Settings, Side, Stand,
-        SwitchParams, Unsaid,
+        Cause, CloseCode, Closing, Direction, EventKind, Failure, Fault, Format, Grants, Reply, RoomName, Settings,
+        Side, Stand, SwitchParams, Unsaid,
     },
 };
 
@@ -36,6 +36,7 @@ pub(super) struct Entered {
     /// `None` when it stays where it is, and as it is.
     entry: Result<Option<Moving>, Failure>,
     offers: Option<Vec<Format>>,
+    subprotocol: Option<String>,
     ttl: Option<u64>,
     cause: Cause,
     reply: ReplyTo,
@@ -79,6 +80,19 @@ impl Switching {
 }
 
 impl Client {
+    /// A pause is the socket's, and ends with it: what waits goes its way before.
+    fn end_pauses(&mut self, cause: &Cause) {
+        let direction = match (self.inflow.paused.is_some(), self.outbox.paused().is_some()) {
+            (true, true) => Direction::Both,
+            (true, false) => Direction::In,
+            (false, true) => Direction::Out,
+            (false, false) => return,
+        };
+        let mut data = self.go_on(direction);
+        data["direction"] = json!(direction);
+        self.story.raise(EventKind::ClientUnpaused, data, Some(cause.clone()));
+    }
+
     /// Tells the peer, behind all that it was given.
     pub(super) fn tell_of_switch(&mut self, writer: &mut Writer) {
         if let Some(switching) = self.switching.as_deref_mut().filter(|switching| !switching.told) {
@@ -98,7 +112,8 @@ impl Client {
             facts.trace = Some(Trace { stop, ..trace.from_count(given) });
         }
         self.facts = facts;
-        let parked = switching.waiting.map(|(room, outbox)| Parked { fence: self.fence, room, outbox, given, clean });
+        let (fence, unwritten) = (self.fence, self.outbox.level().queued_frames);
+        let parked = switching.waiting.map(|(room, outbox)| Parked { fence, room, outbox, given, unwritten, clean });
         self.facts.parked = parked.as_ref().map(|_| self.node.id);
         self.save_facts();
         parked
@@ -129,7 +144,7 @@ impl Client {
             return None;
         }
         let (node, socket, facts) = (self.node.clone(), (self.pair, self.fence), self.facts.clone());
-        let SwitchParams { format, room, ttl } = params;
+        let SwitchParams { format, room, subprotocol, ttl } = params;
         let offers = format.map(Vec::from);
         self.jobs.push_back(Box::pin(async move {
             let entry = if room.is_none() && offers.is_none() {
@@ -139,14 +154,14 @@ impl Client {
                 let speaks = offers.clone().unwrap_or_else(|| facts.speaks());
                 enter_there(&node, socket, &room, &speaks, &facts).await.map(Some)
             };
-            JobDone::Switched(Entered { entry, offers, ttl, cause, reply })
+            JobDone::Switched(Entered { entry, offers, subprotocol, ttl, cause, reply })
         }));
         None
     }
 
     /// The switch itself, between two frames.
     pub(super) fn switch(&mut self, entered: Entered) {
-        let Entered { entry, offers, ttl, cause, reply } = entered;
+        let Entered { entry, offers, subprotocol, ttl, cause, reply } = entered;
         let ticket = self.node.sign_ticket(Side::Client, self.pair, Grants::default(), ttl);
         let (moving, ticket) = match (entry, ticket) {
             (Ok(moving), Ok(ticket)) => (moving, ticket),
@@ -160,6 +175,7 @@ impl Client {
                 return;
             }
         };
+        self.end_pauses(&cause);
         let mut facts = self.facts.clone();
         facts.offers = offers.unwrap_or(facts.offers);
         let from = self.room.name().clone();
@@ -192,7 +208,10 @@ impl Client {
                 waiting.as_ref().map(|_| Arc::clone(&self.room))
             }
         };
-        let data = json!({"epoch": self.fence.epoch, "from": from, "room": facts.room, "format": facts.format});
+        let mut data = json!({"epoch": self.fence.epoch, "from": from, "room": facts.room, "format": facts.format});
+        if let Some(subprotocol) = subprotocol {
+            data["subprotocol"] = json!(subprotocol);
+        }
         let mut result = data.clone();
         result["client"] = ticket;
         result["within"] = json!(facts.linger_seconds);

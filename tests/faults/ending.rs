@@ -13,7 +13,7 @@ use tokio_tungstenite::tungstenite::Message;
 
 use super::agent::Agent;
 use super::field::{dial, post};
-use super::ledger::Violation;
+use super::ledger::{Violation, place_of};
 use super::load::{HEALING, Load};
 use super::record::Act;
 use super::stage::{HISTORY, KEYS, NODES, Stage};
@@ -95,7 +95,7 @@ async fn read_one(stage: &Stage, agent: &Agent, own: Option<SocketAddr>, deadlin
         // Something may happen to a pair while this reads: both are compared where they stand at the same place.
         let mut page = agent.page();
         let heard = page.heard.iter().rev().find(|heard| is_kept(&heard.params));
-        let level = heard.map(|heard| &heard.params["cursor"]) == told.last().map(|params| &params["cursor"]);
+        let level = heard.map(|heard| place_of(&heard.params)) == told.last().map(place_of);
         let late = if done { Instant::now() > deadline } else { came.elapsed() > SILENCE };
         if level && (there || !done) || late {
             let events = told.len();

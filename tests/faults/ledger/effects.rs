@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 
 use serde_json::Value;
 
-use super::{Findings, short};
+use super::{Findings, place_of, short};
 use crate::record::{Act, Book, Frame, Ms, Order, Page, said_at};
 use crate::support::kind_of;
 
@@ -19,7 +19,7 @@ pub fn check(book: &Book, page: &Page, found: &mut Findings) {
     let mut seen = HashSet::new();
     for params in page.told.iter().chain(page.heard.iter().map(|heard| &heard.params)) {
         if let Some(key) = params["cause"]["key"].as_str()
-            && seen.insert(params["cursor"].as_str().unwrap_or_default())
+            && seen.insert(place_of(params))
         {
             effects.entry(key).or_default().push(params);
         }
