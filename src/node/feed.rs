@@ -12,7 +12,9 @@ use futures_util::future::BoxFuture;
 use serde_json::{Value, json};
 use tokio_util::sync::WaitForCancellationFutureOwned;
 
-use self::signs::{happened, insist, look_up, stand_in, stand_of, tail, watching_told};
+use self::signs::{
+    begun, happened, insist, last_told, look_up, stand_in, stand_of, tail, watching_told, where_it_is,
+};
 use super::{
     Facts, Node,
     detached::is_told,
@@ -24,9 +26,9 @@ use crate::{
     protocol::{Cursor, Event, EventKind, Failure, PairId, Place, Position, RoomName, Topic, Watching},
 };
 
-/// What is not told moves a cursor only this often, if it is not the pair's own: listeners who hear the two histories in
-/// another order are given the same cursors all the same.
-const UNTOLD: u64 = 64;
+/// What is not told moves a cursor only when there is so much of it that it may soon be trimmed: so listeners who hear the
+/// two histories in another order are given the same cursors all the same.
+const UNTOLD: u64 = 192;
 
 /// One thing to tell, and the place in the story that it is told at.
 pub type FeedItem = (Arc<Event>, Place);
@@ -48,6 +50,8 @@ pub struct Feed {
     step: Option<BoxFuture<'static, Step>>,
     /// The record was looked at, because events are missing that may have told of other rooms.
     informed: bool,
+    /// The story has said where it stands in the talk, since it began or was missing something.
+    stood: bool,
     /// What the story says to be told before is looked for.
     sought: bool,
     due: VecDeque<FeedItem>,
@@ -57,7 +61,7 @@ pub struct Feed {
     draining: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
 }
 
-/// What is done before the story can go on.
+/// Before the story can go on.
 enum Step {
     Looked(Option<Facts>),
     Opened(Follower),
@@ -110,27 +114,20 @@ impl Feed {
         let ear = Arc::new(Ear::new(pair, Watching::default()));
         let story = Follower::open_as(node, Topic::Pair(pair), None, Some(Arc::clone(&ear))).await?;
         let (facts, tail) = tokio::try_join!(look_up(node, pair), tail(node, pair, story.position()))?;
-        let (mut room, mut watching) = facts.map_or((None, None), |facts| (Some(facts.room), Some(facts.watching)));
-        for event in tail {
-            watching = watching_told(&event).or(watching);
-            match stand_of(&event) {
-                Some(stand) => room = Some(stand.room.clone()),
-                None if event.kind == EventKind::PairEnded => room = None,
-                None => {}
-            }
-        }
-        let watching = watching.unwrap_or_default();
+        let (room, watching, stood) = where_it_is(facts, &tail);
         ear.set(watching);
-        let talk = match &room {
-            Some(room) => {
-                let topic = Topic::Talk(room.clone());
-                Some(Follower::open_as(node, topic, None, Some(Arc::clone(&ear))).await?)
-            }
-            None => None,
+        let Some((room, since)) = room else {
+            let pair = story.position();
+            return Ok(Self::new(node, ear, story, None, Place { pair, room: None, watching }));
         };
-        let room = room.zip(talk.as_ref().map(Follower::position));
-        let place = Place { pair: story.position(), room, watching };
-        Ok(Self::new(node, ear, story, talk, place))
+        let topic = Topic::Talk(room.clone());
+        let talk = Follower::open_as(node, topic.clone(), None, Some(Arc::clone(&ear))).await?;
+        let head = talk.position();
+        let named = last_told(node, &topic, [since.unwrap_or(head), head], (pair, watching, stood)).await?;
+        let place = Place { pair: story.position(), room: Some((room, named)), watching };
+        let mut feed = Self::new(node, ear, story, Some(talk), place);
+        (feed.passed, feed.stood) = (head, stood);
+        Ok(feed)
     }
 
     fn new(node: &Arc<Node>, ear: Arc<Ear>, story: Follower, talk: Option<Follower>, place: Place) -> Self {
@@ -143,6 +140,7 @@ impl Feed {
             talk,
             talk_next: None,
             passed: place.room.as_ref().map(|(_, at)| *at).unwrap_or_default(),
+            stood: place.pair != Position::START,
             place,
             step: None,
             informed: false,
@@ -296,7 +294,7 @@ impl Feed {
                 }
             }
             Some(Followed::Gap(gap)) => {
-                self.place.pair = gap.at;
+                (self.place.pair, self.stood) = (gap.at, false);
                 self.tell_gap(gap.lost);
             }
             _ => {}
@@ -315,7 +313,9 @@ impl Feed {
         if event.kind == EventKind::PairEnded {
             (self.talk, self.talk_next, self.place.room) = (None, None, None);
         }
+        self.stood &= event.kind != EventKind::Gap;
         let Some(stand) = stand_of(event) else { return };
+        self.stood = true;
         match &mut self.place.room {
             Some((room, at)) if *room == stand.room => {
                 if self.passed.offset >= stand.at.offset && at.offset < stand.at.offset {
@@ -371,8 +371,9 @@ impl Feed {
                 self.passed = piece.position;
                 let event = piece.event();
                 let told = event.is_none_or(|event| is_told(event, self.pair, watching));
-                let own = event.is_some_and(|event| event.is_of(self.pair));
-                if told || own || piece.position.offset.is_multiple_of(UNTOLD) {
+                // Where it enters and leaves, the story says as well, as long as that is kept.
+                let own = !self.stood && event.is_some_and(|event| event.is_of(self.pair));
+                if told || own || piece.position.offset >= at.offset.saturating_add(UNTOLD) {
                     *at = piece.position;
                 }
                 match event {
@@ -427,14 +428,6 @@ async fn proceed(talk: &mut Option<Follower>) {
 async fn taken(step: &mut Option<BoxFuture<'static, Step>>) -> Step {
     match step {
         Some(step) => step.await,
-        None => std::future::pending().await,
-    }
-}
-
-/// Completes when the drain begins, if that is still to be told.
-async fn begun(draining: &mut Option<Pin<Box<WaitForCancellationFutureOwned>>>) {
-    match draining {
-        Some(draining) => draining.as_mut().await,
         None => std::future::pending().await,
     }
 }

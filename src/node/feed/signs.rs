@@ -1,15 +1,17 @@
 //! Where a pair stands: what its record, and the events of its story, say of its room and of what it watches.
 
-use std::sync::Arc;
+use std::{pin::Pin, sync::Arc};
 
 use serde::Deserialize as _;
 use tokio::time::sleep;
+use tokio_util::sync::WaitForCancellationFutureOwned;
 
+use super::UNTOLD;
 use crate::{
     broker::{BrokerError, Page},
     hub::Piece,
-    node::{Facts, Node, follow::Followed, story::RETRY},
-    protocol::{Event, EventKind, PairId, Position, Stand, Topic, Watching},
+    node::{Facts, Node, detached::is_told, follow::Followed, story::RETRY},
+    protocol::{Event, EventKind, PairId, Position, RoomName, Stand, Topic, Watching},
 };
 
 /// How many of the newest events tell where a pair is now, and what it watches: its record may lag behind them, by no
@@ -26,6 +28,43 @@ pub(super) async fn tail(node: &Node, pair: PairId, head: Position) -> Result<Ve
     let Page { entries, .. } = node.broker.read(&Topic::Pair(pair), after, TAIL).await?;
     let told = entries.into_iter().filter(|entry| entry.position.offset <= head.offset);
     Ok(told.filter_map(|entry| Event::decode(&entry.payload).ok()).collect())
+}
+
+/// The room where a pair is, with where it came to its talk, and what it watches, after the newest events of its story;
+/// and whether they say where it is.
+pub(super) fn where_it_is(
+    facts: Option<Facts>,
+    tail: &[Event],
+) -> (Option<(RoomName, Option<Position>)>, Watching, bool) {
+    let (mut room, watching) =
+        facts.map_or((None, None), |facts| (Some((facts.room, facts.since)), Some(facts.watching)));
+    let mut stood = false;
+    for event in tail {
+        match stand_of(event) {
+            Some(stand) => (room, stood) = (Some((stand.room.clone(), Some(stand.at))), true),
+            None if event.kind == EventKind::PairEnded => room = None,
+            None => {}
+        }
+    }
+    (room, tail.iter().rev().find_map(watching_told).or(watching).unwrap_or_default(), stood)
+}
+
+/// Where what a pair was told last of a talk stands, from where it came to it up to its head: that is what a cursor names,
+/// for whoever hears the talk, from wherever on. The head, where there is too much between to look through.
+pub(super) async fn last_told(
+    node: &Node,
+    topic: &Topic,
+    [since, head]: [Position; 2],
+    (pair, watching, stood): (PairId, Watching, bool),
+) -> Result<Position, BrokerError> {
+    if since.offset >= head.offset || head.offset - since.offset >= UNTOLD {
+        return Ok(head);
+    }
+    let Page { entries, .. } = node.broker.read(topic, since, UNTOLD as usize).await?;
+    let names = |event: Event| is_told(&event, pair, watching) || !stood && event.is_of(pair);
+    let heard = entries.iter().filter(|entry| entry.position.offset <= head.offset);
+    let mut told = heard.filter(|entry| Event::decode(&entry.payload).is_ok_and(names));
+    Ok(told.next_back().map_or(since, |entry| entry.position))
 }
 
 /// Does something with the broker until it works.
@@ -58,4 +97,12 @@ pub(super) fn happened(next: &Followed) -> &str {
 pub(super) fn watching_told(event: &Event) -> Option<Watching> {
     let said = event.data.get("watching").filter(|_| event.kind == EventKind::ClientChanged)?;
     Watching::deserialize(said).ok()
+}
+
+/// Completes when the drain begins, if that is still to be told.
+pub(super) async fn begun(draining: &mut Option<Pin<Box<WaitForCancellationFutureOwned>>>) {
+    match draining {
+        Some(draining) => draining.as_mut().await,
+        None => std::future::pending().await,
+    }
 }
