@@ -18,7 +18,12 @@ struct History<'p> {
 impl<'p> History<'p> {
     fn of(page: &'p Page) -> Self {
         let mut history = Self { events: Vec::new(), gaps: vec![Vec::new()], places: HashMap::new() };
+        let mut before = None;
         for params in &page.told {
+            let of_its_room = before.replace(place_of(params)) == Some(place_of(params));
+            if kind_of(params) == "gap" && of_its_room {
+                continue;
+            }
             if kind_of(params) == "gap" {
                 history.gaps.last_mut().expect("one before the first event").push(params["data"]["lost"].as_u64());
             } else {
@@ -51,8 +56,11 @@ pub fn check(book: &Book, page: &Page, found: &mut Findings) {
     seen.clear();
     // Where the sibling stands in the history; what was announced since; whether it came from one that is lost.
     let (mut last, mut gaps, mut from_lost) = (None, Vec::new(), false);
+    // A gap that moves nothing in the pair's own history is one in what is told in its room.
+    let mut before = None;
     for heard in page.heard.iter().take(page.settled) {
         let params = &heard.params;
+        let of_its_room = before.replace(place_of(params)) == Some(place_of(params));
         if kind_of(params) == "gap" {
             let lost = params["data"]["lost"].as_u64();
             found.gaps += 1;
@@ -60,7 +68,9 @@ pub fn check(book: &Book, page: &Page, found: &mut Findings) {
             if lost.is_none() && book.promises.histories {
                 found.wrong("events", page, format!("a gap without a count, though the history was kept: {params}"));
             }
-            gaps.push(lost);
+            if !of_its_room {
+                gaps.push(lost);
+            }
             continue;
         }
         found.events += 1;
