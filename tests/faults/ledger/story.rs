@@ -56,8 +56,9 @@ pub fn check(book: &Book, page: &Page, found: &mut Findings) {
     seen.clear();
     // Where the sibling stands in the history; what was announced since; whether it came from one that is lost.
     let (mut last, mut gaps, mut from_lost) = (None, Vec::new(), false);
-    // A gap that moves nothing in the pair's own history is one in what is told in its room.
-    let mut before = None;
+    // A gap that moves nothing in the pair's own history is one in what is told in its room, and of two in a row one is
+    // told: it need not say that something of the pair's is missing, but it may.
+    let (mut before, mut owns) = (None, false);
     for heard in page.heard.iter().take(page.settled) {
         let params = &heard.params;
         let of_its_room = before.replace(place_of(params)) == Some(place_of(params));
@@ -68,9 +69,8 @@ pub fn check(book: &Book, page: &Page, found: &mut Findings) {
             if lost.is_none() && book.promises.histories {
                 found.wrong("events", page, format!("a gap without a count, though the history was kept: {params}"));
             }
-            if !of_its_room {
-                gaps.push(lost);
-            }
+            gaps.push(lost);
+            owns |= !of_its_room;
             continue;
         }
         found.events += 1;
@@ -85,7 +85,7 @@ pub fn check(book: &Book, page: &Page, found: &mut Findings) {
             if book.promises.histories {
                 found.wrong("events", page, format!("{name} was told and is not in the history: {params}"));
             }
-            from_lost = true;
+            (from_lost, owns) = (true, false);
             gaps.clear();
             continue;
         };
@@ -107,9 +107,12 @@ pub fn check(book: &Book, page: &Page, found: &mut Findings) {
                 found.wrong("events", page, format!("before {name} the history changed, and no gap was told"));
             }
         } else {
-            hole(page, found, history.between(last, at), &gaps, &name);
+            let (kept, never) = history.between(last, at);
+            if owns || kept > 0 || never != Some(0) {
+                hole(page, found, (kept, never), &gaps, &name);
+            }
         }
-        (last, from_lost) = (Some(at), false);
+        (last, from_lost, owns) = (Some(at), false, false);
         gaps.clear();
     }
     let missing = history.events.len() - last.map_or(0, |last| last + 1);
