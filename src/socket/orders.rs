@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// How many commands may wait for the registry, and for pongs.
-pub(super) const MOST_WAITING: usize = 64;
+pub(super) const MOST_WAITING: usize = 128;
 
 impl Client {
     /// Carries out a command.
