@@ -100,15 +100,21 @@ pub(super) async fn next_job(jobs: &mut VecDeque<BoxFuture<'static, JobDone>>) -
 
 impl Client {
     pub(super) fn begin_move(&mut self, params: MoveParams, cause: Cause, reply: ReplyTo) -> Option<Ending> {
-        if self.jobs.len() >= MOST_WAITING {
-            self.node.reply(reply, Reply::Failed(Failure::new(Fault::RateLimited, "too many moves at once")));
-            return None;
-        }
+        let reply = self.place_for_a_job(reply)?;
         let (node, pair, fence, facts) = (self.node.clone(), self.pair, self.fence, self.facts.clone());
         self.jobs.push_back(Box::pin(async move {
             let entry = enter_there(&node, (pair, fence), &params.room, &facts.speaks(), &facts).await;
             JobDone::Entered(Entered { entry, cause, reply })
         }));
+        None
+    }
+
+    /// Gives the reply back if there is a place for one more job that a command wants; else it is refused.
+    pub(super) fn place_for_a_job(&self, reply: ReplyTo) -> Option<ReplyTo> {
+        if self.jobs.len() < MOST_WAITING {
+            return Some(reply);
+        }
+        self.node.reply(reply, Reply::Failed(Failure::new(Fault::RateLimited, "too many moves at once")));
         None
     }
 

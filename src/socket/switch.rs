@@ -143,6 +143,7 @@ impl Client {
             self.node.reply(reply, Reply::Failed(Failure::new(Fault::Conflict, message)));
             return None;
         }
+        let reply = self.place_for_a_job(reply)?;
         let (node, socket, facts) = (self.node.clone(), (self.pair, self.fence), self.facts.clone());
         let SwitchParams { format, room, subprotocol, ttl } = params;
         let offers = format.map(Vec::from);
