@@ -16,6 +16,7 @@ use tokio::{sync::mpsc, time::sleep};
 use super::{
     Node,
     replay::{Admit, Gap, Replay},
+    story::RETRY,
 };
 use crate::{
     broker::{BrokerError, Entry, Page},
@@ -29,8 +30,6 @@ const PAGE: usize = 256;
 const MAILBOX: usize = 256;
 /// How long a writer may take to repair a history that a fail-over cut short: it is not said to have parted before.
 const REPAIR: Duration = Duration::from_millis(1_500);
-/// How long to wait before a failed read is tried again.
-const RETRY: Duration = Duration::from_millis(250);
 
 /// What comes next in a history.
 #[derive(Debug, Clone)]
@@ -107,12 +106,6 @@ impl Follower {
             }
         }
         Ok(follower)
-    }
-
-    /// What it follows.
-    #[must_use]
-    pub fn topic(&self) -> &Topic {
-        &self.topic
     }
 
     /// Where the listener stands: everything after it will be handed out.

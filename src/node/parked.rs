@@ -58,6 +58,13 @@ impl Node {
         self.hub.exit(&parked.room, &parked.outbox);
     }
 
+    /// Nobody gets what waits, nor what would still come: how many frames are lost with it.
+    fn discard(&self, parked: &Parked, received: Option<u64>) -> u64 {
+        self.unseat(parked);
+        let (waiting, dropped) = parked.outbox.begin_anew();
+        waiting + dropped + missed(parked, received)
+    }
+
     async fn give_up_parked(&self, pair: PairId, parked: &Parked) {
         self.unseat(parked);
         self.exit(pair, parked.fence, parked.room.name()).await;
@@ -80,8 +87,7 @@ impl Node {
             return Some((Resumption { replayed: 0, lost: None, exact: false }, None));
         };
         if parked.room.name() != &entry.room || parked.fence.epoch + 1 != fence.epoch {
-            let (waiting, dropped) = parked.outbox.begin_anew();
-            let lost = Some(waiting + dropped + missed(&parked, received));
+            let lost = Some(self.discard(&parked, received));
             self.give_up_parked(pair, &parked).await;
             return Some((Resumption { replayed: 0, lost, exact: false }, None));
         }
@@ -109,11 +115,7 @@ impl Node {
     /// The pair's new socket is on another node.
     pub(super) fn unpark(self: &Arc<Self>, pair: PairId, received: Option<u64>, reply: ReplyTo) {
         let parked = self.parked.remove(&pair);
-        let lost = parked.as_ref().map(|(_, parked)| {
-            self.unseat(parked);
-            let (waiting, dropped) = parked.outbox.begin_anew();
-            waiting + dropped + missed(parked, received)
-        });
+        let lost = parked.as_ref().map(|(_, parked)| self.discard(parked, received));
         if let Some((pair, parked)) = parked {
             let node = Arc::clone(self);
             self.spawn("unpark", async move { node.give_up_parked(pair, &parked).await });

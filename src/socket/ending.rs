@@ -62,8 +62,8 @@ impl Client {
         self.node.hub.unregister(self.pair, self.fence);
         self.node.hub.exit(&self.room, &self.outbox);
         self.node.return_mail(mailbox);
-        // The answer to the close that a switch has sent already.
         let disowned = matches!(ending, Ending::Disowned);
+        // The answer to the close that a switch has sent already.
         let answered = self.switching.is_some() && matches!(ending, Ending::Peer(_));
         let (closing, by, cause, reply, pair_ends, yielding) = match ending {
             Ending::Peer(closing) => (closing, "client", None, None, None, None),

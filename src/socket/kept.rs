@@ -6,7 +6,11 @@ use std::sync::Arc;
 use futures_util::future::BoxFuture;
 use tokio::time::Duration;
 
-use super::{client::Client, pipe::BEHIND, sending::Sending};
+use super::{
+    client::Client,
+    pipe::BEHIND,
+    sending::{RETRY, Sending},
+};
 use crate::{
     broker::{BrokerError, Page, Tally},
     node::{Anchor, Following, Past, Reach, Resumption, Said, Start, Stop, replay::Replay},
@@ -19,8 +23,6 @@ const PORTION: usize = 256 << 10;
 const PAGE: usize = 64;
 /// How long what a client has sent may take to be kept when it is gone.
 const LAST_FRAMES: Duration = Duration::from_secs(5);
-/// How long between two attempts to read.
-const RETRY: Duration = Duration::from_millis(250);
 
 /// What a client has to do with the history of its room.
 pub(super) struct Kept {

@@ -19,8 +19,8 @@ const BATCH: usize = 256 << 10;
 const FULL: usize = 1 << 20;
 /// How many of the last appends are remembered by their place.
 const PLACES: usize = 32;
-/// How long between two attempts.
-const RETRY: Duration = Duration::from_millis(250);
+/// How long between two attempts to reach the broker.
+pub(super) const RETRY: Duration = Duration::from_millis(250);
 
 /// What waits to be appended, as one share.
 struct Waiting {
