@@ -608,6 +608,7 @@ async fn a_mark_waits_for_its_frame_and_not_for_one_that_has_gone(#[case] kind: 
     assert_eq!(scene.told("heard").await, 10);
     let all: Vec<_> = marks_of(&scene.to.sibling).iter().map(|told| told["data"]["data"].clone()).collect();
     assert_eq!(all, ["none yet", "now", "last", "ahead", "heard"]);
+    scene.from.sibling.event_where("mark", |params| params["data"]["data"] == "heard").await;
     let own: Vec<_> = marks_of(&scene.from.sibling).iter().map(|told| told["cause"]["key"].clone()).collect();
     assert_eq!(own, ["none yet", "now", "last", "ahead", "unheard", "heard"], "the sender's own siblings watch too");
 }
