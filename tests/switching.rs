@@ -2,6 +2,14 @@
 
 mod support;
 
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::SeqCst},
+    },
+    time::Duration,
+};
+
 use rstest::rstest;
 use serde_json::{Value, json};
 use support::{
@@ -196,22 +204,87 @@ async fn what_waits_is_bounded_and_an_overflow_is_told() {
     pipe.until_received(replayed + 1).await;
     assert!(pipe.is_open());
 
-    // On another node there is nothing of it, which is told as well.
+    let hasty = Pair::from(a, json!({"room": "plain", "linger": 0})).await;
+    let _pipe = ClientSocket::open_and_told(a, &hasty).await;
+    let refused = hasty.command(a, "client.switch", json!({})).await.unwrap_err();
+    assert_eq!(refused.code, -32009, "{refused:?}");
+}
+
+/// Says numbers until it is told to stop; returns how many.
+async fn count_until(mut pipe: ClientSocket, name: u8, stop: Arc<AtomicBool>) -> u64 {
+    let (mut said, mut tick) = (0u64, tokio::time::interval(Duration::from_millis(1)));
+    while !stop.load(SeqCst) {
+        tick.tick().await;
+        for _ in 0..4 {
+            pipe.binary([&[name], &said.to_be_bytes()[..]].concat()).await;
+            said += 1;
+        }
+    }
     pipe.close(1000, "").await;
+    said
+}
+
+/// Speakers on every node, among them the old and the new one, while a pipe goes from node to node.
+#[rstest]
+#[case::as_they_are_sent(json!({"format": "binary"}))]
+#[case::in_one_order(json!({"format": "binary", "order": "room"}))]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pipe_crosses_nodes_and_loses_no_frame(#[case] spec: Value) {
+    let cluster = Cluster::redis(3, &Settings::new()).await;
+    specify(cluster.node(0), "plain", spec).await;
+    let body = json!({"room": "plain", "format": "binary"});
+    let Agent { pair, mut pipe, mut sibling } = Agent::enter(cluster.node(0), cluster.node(1), body).await;
+    let stop = Arc::new(AtomicBool::new(false));
+    let mut speakers = Vec::new();
+    for n in 0..3u8 {
+        let Agent { pipe, .. } =
+            Agent::enter(cluster.node(n.into()), cluster.node(0), json!({"room": "plain", "format": "binary"})).await;
+        speakers.push(tokio::spawn(count_until(pipe, n, Arc::clone(&stop))));
+    }
+    let mut frames = Vec::new();
+    for round in 1..=12 {
+        pipe.until_received(100).await;
+        let switched = sibling.must("client.switch", json!({})).await;
+        assert_eq!(pipe.closed().await.code, Some(3307));
+        let received = format!("received={}", pipe.received());
+        frames.extend(pipe.frames());
+        // The next node for two rounds, then the one before it.
+        let node = cluster.node(if round % 3 == 0 { round + 2 } else { round });
+        pipe = with_ticket(node, &pair, &switched, &received).await;
+        let resumed = sibling.event("client.resumed").await;
+        assert_eq!((&resumed["data"]["lost"], &resumed["data"]["exact"]), (&json!(0), &json!(true)), "{round}");
+    }
+    pipe.until_received(100).await;
+    stop.store(true, SeqCst);
+    let said = futures_util::future::join_all(speakers).await;
+    let said: Vec<u64> = said.into_iter().map(|said| said.expect("a speaker")).collect();
+    pipe.until_received(said.iter().sum::<u64>() as usize - frames.len()).await;
+    frames.extend(pipe.frames());
+    let mut heard = [const { Vec::new() }; 3];
+    for frame in frames {
+        let frame = frame.into_data();
+        heard[usize::from(frame[0])].push(u64::from_be_bytes(frame[1..].try_into().expect("a number")));
+    }
+    for (heard, said) in heard.iter().zip(said) {
+        assert!(heard.iter().copied().eq(0..said), "{} frames of {said}", heard.len());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_waited_is_told_lost_when_it_can_not_cross() {
+    let cluster = Cluster::redis(2, &Settings::new()).await;
+    let (a, b) = (cluster.node(0), cluster.node(1));
+    let mut speaker = Agent::enter(a, b, json!({"room": "plain", "format": "text"})).await;
     let Agent { pair, pipe, mut sibling } = Agent::enter(b, a, json!({"room": "plain"})).await;
     let switched = sibling.must("client.switch", json!({})).await;
     sibling.event("client.closed").await;
     drop(pipe);
     speaker.pipe.text("lost").await;
-    witness.pipe.until_received(3).await;
+    b.signal("STOP");
     let mut pipe = with_ticket(a, &pair, &switched, "received=0").await;
     let resumed = sibling.event("client.resumed").await;
-    assert_eq!(resumed["data"], json!({"epoch": 2, "replayed": 0, "lost": 1, "exact": false}));
+    assert_eq!(resumed["data"], json!({"epoch": 2, "replayed": 0, "lost": null, "exact": false}));
+    b.signal("CONT");
     speaker.pipe.text("found").await;
     assert_eq!(pipe.next_text().await, "found");
-
-    let hasty = Pair::from(a, json!({"room": "plain", "linger": 0})).await;
-    let _pipe = ClientSocket::open_and_told(a, &hasty).await;
-    let refused = hasty.command(a, "client.switch", json!({})).await.unwrap_err();
-    assert_eq!(refused.code, -32009, "{refused:?}");
 }

@@ -230,7 +230,8 @@ async fn a_join_costs_the_same_however_many_are_there() {
     // The other half of what a pair costs is paid before.
     let mut pairs = Vec::new();
     for _ in 0..members() {
-        pairs.push(Pair::make(cluster.node(0), "crowd", "text").await);
+        let body = json!({"room": "crowd", "format": "text", "linger": 3_600});
+        pairs.push(Pair::from(cluster.node(0), body).await);
     }
     let mut pipes = Vec::new();
     let mut costs = Vec::new();

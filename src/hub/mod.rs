@@ -14,7 +14,7 @@ use dashmap::{DashMap, Entry};
 use tokio::sync::mpsc;
 
 pub use outbox::Outbox;
-pub use queue::{Dropped, Level, Reached, Resumed};
+pub use queue::{Dropped, Hearing, Item, Level, Reached, Resumed, Source};
 pub use room::Room;
 pub use watch::{Ear, Heard, Piece, Seat, Watch};
 

@@ -16,7 +16,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use super::queue::{Level, Queue, Reached, Resumed};
+use super::queue::{Hearing, Item, Level, Queue, Reached, Resumed, Source};
 use crate::protocol::{Mark, PausePolicy, Run, Slow};
 
 /// The queue towards one client socket.
@@ -54,7 +54,19 @@ impl Outbox {
 
     /// Queues a run as far as the bound and the pause allow.
     pub fn push(&self, run: &Run) {
+        self.push_if(run, |_| true);
+    }
+
+    /// The same if what comes from there is for it.
+    pub fn offer(&self, run: &Run, source: Source) {
+        self.push_if(run, |queue| queue.hears(source));
+    }
+
+    fn push_if(&self, run: &Run, takes: impl FnOnce(&Queue) -> bool) {
         let (was_empty, news) = self.with(|queue| {
+            if !takes(queue) {
+                return false;
+            }
             let was_empty = queue.level.queued_frames == 0;
             queue.push(run);
             was_empty
@@ -72,18 +84,18 @@ impl Outbox {
 
     /// Puts a mark behind what is queued, if anybody wants to know. `weight` is how many bytes it holds.
     pub fn push_mark(&self, mark: &Arc<Mark>, weight: usize) {
-        self.push_mark_if(mark, weight, |queue| !queue.deaf);
+        self.push_mark_if(mark, weight, |_| true);
     }
 
-    /// The same for one that the room has kept.
-    pub fn push_kept_mark(&self, mark: &Arc<Mark>) {
-        self.push_mark_if(mark, mark.weight(), |_| true);
+    /// The same if what comes from there is for it.
+    pub fn offer_mark(&self, mark: &Arc<Mark>, weight: usize, source: Source) {
+        self.push_mark_if(mark, weight, |queue| queue.hears(source));
     }
 
-    fn push_mark_if(&self, mark: &Arc<Mark>, weight: usize, hears: impl FnOnce(&Queue) -> bool) {
+    fn push_mark_if(&self, mark: &Arc<Mark>, weight: usize, takes: impl FnOnce(&Queue) -> bool) {
         if self.watches_marks.load(Relaxed) {
             let ((), news) = self.with(|queue| {
-                if hears(queue) {
+                if takes(queue) {
                     queue.push_mark(mark, weight);
                 }
             });
@@ -93,9 +105,19 @@ impl Outbox {
         }
     }
 
-    /// Whether what the room says is not for it: a client that catches up with what the room has kept.
-    pub fn set_deaf(&self, deaf: bool) {
-        self.with(|queue| queue.deaf = deaf);
+    /// What is for it from now on, of all that the room says.
+    pub fn hear(&self, hearing: Hearing) {
+        self.with(|queue| queue.hearing = hearing);
+    }
+
+    /// Takes out everything, of one that no socket has taken from: it is to cross to another.
+    pub fn drain(&self) -> VecDeque<Item> {
+        self.with(Queue::drain).0
+    }
+
+    /// Puts this before everything, in one that no socket has taken from. The bound does not hold for it.
+    pub fn put_before(&self, items: impl IntoIterator<Item = Item>) {
+        self.with(|queue| queue.put_before(items));
     }
 
     /// It is the next socket's from now on: what is queued stays, and is counted anew. Returns how many frames that is,

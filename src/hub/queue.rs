@@ -17,10 +17,67 @@ const IDLE_CAPACITY: usize = 16;
 const SHARE_OF_MARKS: usize = 4;
 
 /// What waits in line.
-enum Item {
+pub enum Item {
+    /// Frames.
     Run(Run),
     /// A mark, and how many bytes it holds.
     Mark(Arc<Mark>, usize),
+}
+
+impl Item {
+    /// How many frames it is.
+    #[must_use]
+    pub fn frames(&self) -> u64 {
+        match self {
+            Self::Run(run) => run.frames(),
+            Self::Mark(..) => 0,
+        }
+    }
+
+    /// How many bytes it holds in a queue.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        match self {
+            Self::Run(run) => run.len(),
+            Self::Mark(_, weight) => *weight,
+        }
+    }
+}
+
+/// From where something comes to an outbox.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Source {
+    /// From a member of this node, at once.
+    Here,
+    /// Out of the broker, and had not been given to the members here.
+    Abroad,
+    /// Out of the broker, and had been given to the members here when it left this node.
+    Back,
+}
+
+/// What of all that the room says is for an outbox.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hearing {
+    /// Everything, as soon as it is here.
+    All,
+    /// Nothing: it catches up with what the room has kept, or waits for its turn.
+    Nothing,
+    /// What comes out of the broker for the members here: what they say themselves is heard elsewhere already.
+    Abroad,
+    /// What comes out of the broker, and all of that: in the one order that it has there.
+    Broker,
+    /// What members here say.
+    Here,
+}
+
+impl Hearing {
+    fn hears(self, source: Source) -> bool {
+        match source {
+            Source::Here => matches!(self, Self::All | Self::Here),
+            Source::Abroad => matches!(self, Self::All | Self::Abroad | Self::Broker),
+            Source::Back => self == Self::Broker,
+        }
+    }
 }
 
 /// A mark whose turn has come.
@@ -122,8 +179,7 @@ pub(super) struct Queue {
     reached_bytes: usize,
     pub(super) level: Level,
     pub(super) paused: Option<PausePolicy>,
-    /// What the room says is not for it now: it catches up with what the room has kept.
-    pub(super) deaf: bool,
+    pub(super) hearing: Hearing,
     slow: Slow,
     /// [`Level::dropped_in_pauses`] when the present pause began.
     before_pause: Dropped,
@@ -140,17 +196,19 @@ impl Queue {
             reached_bytes: 0,
             level: Level { limit, ..Level::default() },
             paused: None,
-            deaf: false,
+            hearing: Hearing::All,
             slow,
             before_pause: Dropped::default(),
             news: false,
         }
     }
 
+    /// Whether what comes from there is for it.
+    pub(super) fn hears(&self, source: Source) -> bool {
+        self.hearing.hears(source)
+    }
+
     pub(super) fn push(&mut self, run: &Run) {
-        if self.deaf {
-            return;
-        }
         if self.paused == Some(PausePolicy::Drop) {
             return self.level.dropped_in_pauses.add(run);
         }
@@ -311,6 +369,31 @@ impl Queue {
         self.level = Level { queued_frames, queued_bytes, mark_bytes, limit, ..Level::default() };
         self.settle();
         (queued_frames, dropped.frames + dropped_in_pauses.frames)
+    }
+
+    /// Takes out everything, of one from which nothing was taken yet.
+    pub(super) fn drain(&mut self) -> VecDeque<Item> {
+        let reached = self.reached.drain(..).map(|Reached { mark, weight, .. }| Item::Mark(mark, weight));
+        let items = reached.chain(self.promised.drain(..)).chain(self.line.drain(..)).collect();
+        self.reached_bytes = 0;
+        let Level { limit, dropped, dropped_in_pauses, .. } = self.level;
+        self.level = Level { limit, dropped, dropped_in_pauses, ..Level::default() };
+        items
+    }
+
+    /// Puts this before everything, in one from which nothing was taken yet. The bound does not hold for it.
+    pub(super) fn put_before(&mut self, items: impl IntoIterator<Item = Item>) {
+        let behind = self.drain();
+        for item in items.into_iter().chain(behind) {
+            match &item {
+                Item::Run(run) => self.level.queued_frames += run.frames(),
+                Item::Mark(_, weight) => self.level.mark_bytes += weight,
+            }
+            self.level.queued_bytes += item.bytes();
+            self.line.push_back(item);
+        }
+        self.reach();
+        self.settle();
     }
 
     /// What is queued now can't be dropped any more; returns the position behind it.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use parking_lot::RwLock;
 
-use super::Outbox;
+use super::{Hearing, Outbox, Source};
 use crate::protocol::{Mark, PairId, RoomName, Run};
 
 /// The members of a room on this node.
@@ -26,21 +26,35 @@ impl Room {
         &self.name
     }
 
-    /// Hands a run to every member but one, its sender: a reference count and a short lock each.
-    pub fn fan_out(&self, run: &Run, except: Option<PairId>) {
-        for (pair, outbox) in self.members.read().iter() {
+    /// Hands a run to every member but one, its sender: a reference count and a short lock each. Then it is passed `on`,
+    /// while no outbox can begin to hear or cease to.
+    pub fn fan_out<T>(&self, run: &Run, source: Source, except: Option<PairId>, on: impl FnOnce() -> T) -> T {
+        let members = self.members.read();
+        for (pair, outbox) in members.iter() {
             if except != Some(*pair) {
-                outbox.push(run);
+                outbox.offer(run, source);
             }
         }
+        on()
     }
 
-    /// Hands a mark to every member whose siblings want to know of marks, its sender among them.
-    pub fn fan_out_mark(&self, mark: &Arc<Mark>) {
+    /// Hands a mark to every member whose siblings want to know of marks, its sender among them. Then it is passed `on`,
+    /// as a run is.
+    pub fn fan_out_mark<T>(&self, mark: &Arc<Mark>, source: Source, on: impl FnOnce() -> T) -> T {
         let weight = mark.weight();
-        for (_, outbox) in self.members.read().iter() {
-            outbox.push_mark(mark, weight);
+        let members = self.members.read();
+        for (_, outbox) in members.iter() {
+            outbox.offer_mark(mark, weight, source);
         }
+        on()
+    }
+
+    /// Changes what an outbox hears, and does `then`, between what members here have said and what they will say:
+    /// everything that was handed out before has been passed on, too.
+    pub fn cut<T>(&self, outbox: &Outbox, hearing: Hearing, then: impl FnOnce() -> T) -> T {
+        let _members = self.members.write();
+        outbox.hear(hearing);
+        then()
     }
 
     /// Whose client sockets sit here.
@@ -95,14 +109,14 @@ mod tests {
             let members = rooms[0].members.read();
             members.iter().find(|(_, member)| Arc::ptr_eq(member, outbox)).map(|(pair, _)| *pair)
         };
-        rooms[0].fan_out(&Run::of(FrameKind::Text, b"x"), pair(&outboxes[0]));
+        rooms[0].fan_out(&Run::of(FrameKind::Text, b"x"), Source::Here, pair(&outboxes[0]), || ());
         assert_eq!(queued(), [0, 1, 1]);
         hub.exit(&rooms[1], &outboxes[1]);
-        rooms[0].fan_out(&Run::of(FrameKind::Text, b"y"), None);
+        rooms[0].fan_out(&Run::of(FrameKind::Text, b"y"), Source::Here, None, || ());
         assert_eq!(queued(), [1, 1, 2]);
         let another = Arc::new(Outbox::new(1_000, Slow::Close));
         rooms[0].replace(&outboxes[0], &another);
-        rooms[0].fan_out(&Run::of(FrameKind::Text, b"z"), pair(&outboxes[2]));
+        rooms[0].fan_out(&Run::of(FrameKind::Text, b"z"), Source::Here, pair(&outboxes[2]), || ());
         assert_eq!((queued(), another.level().queued_frames), (vec![1, 1, 2], 1));
         hub.exit(&rooms[0], &another);
         hub.exit(&rooms[2], &outboxes[2]);

@@ -9,7 +9,7 @@ use tokio::time::{Duration, Instant};
 use super::{ClientMail, Node, ReplyTo, ask::busy, asked::Heard as Known, follow::piece, sweep::SWEEPS};
 use crate::{
     broker::{Deliveries, Delivery, Entry},
-    hub::Heard,
+    hub::{Heard, Source},
     protocol::{Command, Envelope, EventKind, Mail, NodeId, Reply, RoomName, Topic},
 };
 
@@ -51,27 +51,36 @@ impl Node {
         }
     }
 
-    fn frames_arrived(self: &Arc<Self>, room: &RoomName, bytes: &Bytes) {
+    fn frames_arrived(self: &Arc<Self>, name: &RoomName, bytes: &Bytes) {
+        let room = || self.hub.room(name);
         match Envelope::read(bytes) {
-            // What this node published, it has delivered already.
-            Ok(Envelope::Frames { from, run }) if from != self.id => {
-                if let Some(room) = self.hub.room(room) {
-                    room.fan_out(&run, None);
+            Ok(Envelope::Frames { from, run }) => {
+                if let Some((source, room)) = self.source(Some(from)).zip(room()) {
+                    room.fan_out(&run, source, None, || ());
                 }
             }
             Ok(Envelope::Ordered { except, run }) => {
-                if let Some(room) = self.hub.room(room) {
-                    room.fan_out(&run, except);
+                if let Some(room) = room() {
+                    room.fan_out(&run, Source::Abroad, except, || ());
                 }
             }
-            Ok(Envelope::Mark { from, mark }) if from != Some(self.id) => {
-                if let Some(room) = self.hub.room(room) {
-                    room.fan_out_mark(&Arc::new(mark));
+            Ok(Envelope::Mark { from, mark }) => {
+                if let Some((source, room)) = self.source(from).zip(room()) {
+                    room.fan_out_mark(&Arc::new(mark), source, || ());
                 }
             }
-            Ok(Envelope::Notice(notice)) => self.noticed(room, notice),
+            Ok(Envelope::Notice(notice)) => self.noticed(name, notice),
             Ok(_) => {}
-            Err(why) => tracing::warn!(%room, why, "an envelope could not be read"),
+            Err(why) => tracing::warn!(room = %name, why, "an envelope could not be read"),
+        }
+    }
+
+    /// What this node published it has delivered already, and nobody else is to have it, but an outbox that is just
+    /// coming here.
+    fn source(&self, from: Option<NodeId>) -> Option<Source> {
+        match from == Some(self.id) {
+            true => self.expects_crossing().then_some(Source::Back),
+            false => Some(Source::Abroad),
         }
     }
 
@@ -90,7 +99,9 @@ impl Node {
                 };
                 match heard {
                     Known::First => match command {
-                        Command::Unpark { received } => self.unpark(pair, received, reply),
+                        Command::Unpark { room, epoch, received } => {
+                            self.unpark(pair, (&room, epoch), received, (from, number));
+                        }
                         command => self.deliver(pair, ClientMail::Command { command, cause, reply }),
                     },
                     Known::Running => {}
@@ -109,6 +120,7 @@ impl Node {
                     Known::Replied(outcome) => self.post(from, &Mail::Reply { number, outcome }),
                 }
             }
+            Ok(Envelope::Mail(Mail::Crossing { number, items })) => self.crossed(number, items),
             Ok(Envelope::Mail(Mail::Reply { number, outcome })) if self.tallies.contains_key(&number) => {
                 self.counted_there(number, &outcome);
             }
@@ -141,6 +153,7 @@ impl Node {
     fn broker_delivers(self: &Arc<Self>, delivers: bool) {
         self.broker_state(|state| state.delivers = delivers);
         self.broker_shaken();
+        self.end_crossings();
         if delivers {
             self.hub.tell_all(&Heard::Lost);
             self.look_at_rooms();

@@ -9,6 +9,7 @@ mod asked;
 mod burial;
 mod chronicle;
 mod clock;
+mod crossing;
 mod detached;
 mod drain;
 mod endings;
@@ -71,7 +72,7 @@ pub use trace::{Anchor, Backlog, Resumption, Standing, Stop, Trace};
 
 use crate::{
     broker::{Broker, BrokerError, Group, Keep, Link, Member, Registry},
-    hub::{Hub, Room},
+    hub::{Hub, Room, Source},
     protocol::{
         Cause, Command, Envelope, Failure, Fault, Fence, Mail, Mark, NodeId, PairId, Reply, RoomName, RoomSpec, Run,
         Settings, SiblingId, TicketKeys, Topic, Violations,
@@ -210,6 +211,8 @@ pub struct Node {
     lingering: linger::Lingering,
     /// Outboxes that wait for their pairs' next sockets.
     parked: DashMap<PairId, Parked>,
+    /// Outboxes that are on their way to another node, or here.
+    crossings: crossing::Crossings,
     /// The rooms whose histories are followed for members here.
     followings: past::Followings,
     /// Frames and marks that the full queue to the broker did not take.
@@ -271,6 +274,7 @@ impl Node {
             broker_state: parking_lot::Mutex::new(inbound::BrokerState::GOOD),
             lingering: linger::Lingering::default(),
             parked: DashMap::new(),
+            crossings: crossing::Crossings::default(),
             followings: past::Followings::default(),
             unpublished: AtomicU64::new(0),
             rules_heard: AtomicU64::new(0),
@@ -317,42 +321,25 @@ impl Node {
     /// to the others. False when the broker did not take them: then nobody gets them.
     pub fn publish(&self, room: &Room, spec: &RoomSpec, run: &Run, sender: Option<PairId>) -> bool {
         let except = sender.filter(|_| !spec.echo);
-        self.spread(
-            room,
-            spec,
-            run.frames(),
-            || room.fan_out(run, except),
-            |from| {
-                Ok(match from {
-                    Some(node) => Envelope::frames(node, run),
-                    None => Envelope::ordered(except, run),
-                })
-            },
-        )
+        if spec.is_ordered() {
+            return self.publish_abroad(room, run.frames(), || Ok(Envelope::ordered(except, run)));
+        }
+        room.fan_out(run, Source::Here, except, || {
+            self.publish_abroad(room, run.frames(), || Ok(Envelope::frames(self.id, run)))
+        });
+        true
     }
 
     /// A mark takes the way of the frames, so that it keeps its place among them: behind all that were published before
     /// it, and before all that follow. False as for frames.
     pub fn publish_mark(&self, room: &Room, spec: &RoomSpec, mark: &Arc<Mark>) -> bool {
-        self.spread(room, spec, 1, || room.fan_out_mark(mark), |from| Envelope::mark(from, mark))
-    }
-
-    /// To the members here by `here` and to the others by what `envelope` makes for them; where the broker's order is
-    /// everyone's, to all of them by what it makes without this node's name.
-    fn spread(
-        &self,
-        room: &Room,
-        spec: &RoomSpec,
-        count: u64,
-        here: impl FnOnce(),
-        envelope: impl FnOnce(Option<NodeId>) -> Result<bytes::Bytes, Failure>,
-    ) -> bool {
-        let one_order = spec.is_ordered();
-        if !one_order {
-            here();
+        if spec.is_ordered() {
+            return self.publish_abroad(room, 1, || Envelope::mark(None, mark));
         }
-        let envelope = || envelope(Some(self.id).filter(|_| !one_order));
-        self.publish_abroad(room, count, envelope) || !one_order
+        room.fan_out_mark(mark, Source::Here, || {
+            self.publish_abroad(room, 1, || Envelope::mark(Some(self.id), mark))
+        });
+        true
     }
 
     fn publish_abroad(

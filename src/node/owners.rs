@@ -201,7 +201,7 @@ impl Node {
         Err(Failure::new(Fault::Overloaded, "too many rooms of others lie between: begin further on, with ?after="))
     }
 
-    fn notify(&self, room: &RoomName, notice: &Notice) -> Result<(), Failure> {
+    pub(super) fn notify(&self, room: &RoomName, notice: &Notice) -> Result<(), Failure> {
         self.broker.publish(&Topic::Room(room.clone()), Envelope::notice(notice)?)?;
         Ok(())
     }
@@ -220,6 +220,7 @@ impl Node {
                     cause: cause.clone(),
                 });
             }
+            Notice::Cut { to, number, second } => self.cut(to, number, second),
         }
     }
 

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
 use super::{
-    ClientMail, Entrant, Facts, Found, NewPair, Node, Parked, Parting, Past, Resumption, Ruling, Wish,
+    ClientMail, Entrant, Facts, Found, NewPair, Node, Parting, Past, Resumption, Ruling, Wish,
     ask::{gone, not_found},
     now_seconds,
     story::lost_draft,
@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     broker::{BrokerError, Group, Member, Step},
-    hub::{Client, Outbox, Room},
+    hub::{Client, Hearing, Outbox, Room},
     protocol::{
         Chosen, Failure, Fault, Fence, Format, Grants, LONGEST_TICKET, PairId, Position, Reply, SiblingId, Side,
         Ticket, Watching,
@@ -225,22 +225,20 @@ impl Node {
         };
         facts.format = entry.format;
         facts.since.get_or_insert(entry.talk);
-        let settings = self.settings.pipe.with(&entry.ruling.spec, &facts.chosen);
-        let (resumed, parked) = self.take_parked((pair, fence), &mut facts, &entry, wish.received).await.unzip();
-        let (outbox, room) = match parked.flatten() {
-            Some(Parked { outbox, room, .. }) => {
-                outbox.set(settings.queue_bytes, settings.slow);
-                (outbox, room)
-            }
+        let (resumed, waiting) = self.take_parked((pair, fence), &mut facts, &entry, wish.received).await.unzip();
+        let (room, outbox) = match waiting.flatten() {
+            Some(waiting) => waiting,
             None => {
-                let outbox = Arc::new(Outbox::new(settings.queue_bytes, settings.slow));
-                outbox.watch_marks(facts.watching.marks);
-                // Where frames are kept, it hears of them when it has those that were before.
-                outbox.set_deaf(entry.ruling.spec.keeps().is_some());
-                let room = self.take_seat(pair, &entry, &outbox);
-                (outbox, room)
+                let outbox = self.new_outbox(&entry, &facts);
+                (self.take_seat(pair, &entry, &outbox), outbox)
             }
         };
+        let settings = self.settings.pipe.with(&entry.ruling.spec, &facts.chosen);
+        outbox.set(settings.queue_bytes, settings.slow);
+        // Where frames are kept, it hears of them when it has those that were before.
+        if entry.ruling.spec.keeps().is_some() {
+            outbox.hear(Hearing::Nothing);
+        }
         let (ruling, talk, past) = (entry.ruling, entry.talk, None);
         let mut opened = Opened { pair, fence, facts, outbox, room, ruling, past, resumed, talk, mailbox };
         let failure = match self.settle_in(&mut opened, wish).await {

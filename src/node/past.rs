@@ -25,7 +25,7 @@ use super::{
 };
 use crate::{
     broker::{BrokerError, Entry, Keep, Page, Share, Tally, Writer},
-    hub::Outbox,
+    hub::{Hearing, Outbox, Source},
     protocol::{Envelope, Failure, History, Mark, PairId, Position, RoomName, Run, Topic},
 };
 
@@ -72,7 +72,7 @@ impl Following {
         let at = self.place.at.read();
         let here = at.is_some_and(|at| at.position == position);
         if here {
-            outbox.set_deaf(false);
+            outbox.hear(Hearing::All);
         }
         here
     }
@@ -260,8 +260,10 @@ impl Node {
             }
         }
         match (room, envelope) {
-            (Some(room), Ok(Envelope::Ordered { except, run })) => room.fan_out(&run, except),
-            (Some(room), Ok(Envelope::Mark { mark, .. })) => room.fan_out_mark(&Arc::new(mark)),
+            (Some(room), Ok(Envelope::Ordered { except, run })) => room.fan_out(&run, Source::Abroad, except, || ()),
+            (Some(room), Ok(Envelope::Mark { mark, .. })) => {
+                room.fan_out_mark(&Arc::new(mark), Source::Abroad, || ())
+            }
             (_, Ok(_)) => {}
             (_, Err(why)) => tracing::warn!(room = %stand.room, why, "an entry could not be read"),
         }

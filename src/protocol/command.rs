@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::Value;
 
 use super::{
-    Failure, Fault, FrameKind, MARK_WAIT, RoomSpec,
+    Failure, Fault, FrameKind, MARK_WAIT, RoomName, RoomSpec,
     params::{
         AckParams, CloseParams, KickParams, LeaveParams, MarkParams, MembersParams, MoveParams, NoParams,
         PauseParams, PayloadParams, ReasonParams, ResumeParams, SetParams, SignalParams, SwitchParams, TicketParams,
@@ -22,7 +22,7 @@ pub struct Payload {
     /// Text or binary.
     pub kind: FrameKind,
     /// The bytes, as they go onto the wire.
-    #[serde(with = "serde_bytes_bytes")]
+    #[serde(with = "wire_bytes")]
     pub bytes: Bytes,
 }
 
@@ -73,8 +73,13 @@ pub enum Command {
     RoomClose(ReasonParams),
     /// The effect of `room.kick` on its target. Nobody can ask for it directly.
     Leave(LeaveParams),
-    /// Give up what is kept for the pair's next socket, which has opened on another node. Nobody can ask for it directly.
+    /// Give up what is kept for the pair's next socket, which has opened on another node: it crosses to there. Nobody can
+    /// ask for it directly.
     Unpark {
+        /// In which room it has opened.
+        room: RoomName,
+        /// Which one it is.
+        epoch: u64,
         /// How many frames are known to have been received on the last one.
         received: Option<u64>,
     },
@@ -209,7 +214,7 @@ fn typed<T: DeserializeOwned>(params: Value) -> Result<T, Failure> {
 }
 
 /// `Bytes` as a byte string, without a detour over a list of numbers.
-mod serde_bytes_bytes {
+pub(super) mod wire_bytes {
     use bytes::Bytes;
     use serde::{Deserializer, Serializer};
 

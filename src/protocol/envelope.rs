@@ -52,6 +52,22 @@ pub enum Mail {
         /// Yours.
         held: Fence,
     },
+    /// What waited in an outbox here, in pieces, before the reply to [`Command::Unpark`].
+    Crossing {
+        /// The ask's number.
+        number: u64,
+        /// The next of it.
+        items: Vec<Crossed>,
+    },
+}
+
+/// Something that waited in an outbox.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum Crossed {
+    /// A run of frames, as it stands on the wire.
+    Frames(#[serde(with = "super::command::wire_bytes")] Bytes),
+    /// A mark.
+    Mark(Mark),
 }
 
 /// What one node tells all that have members of a room.
@@ -65,6 +81,16 @@ pub enum Notice {
         reason: String,
         /// Who wanted it.
         cause: Option<Cause>,
+    },
+    /// A place in the order in which the broker gives the room's frames to every node: there an outbox crosses from one
+    /// to another.
+    Cut {
+        /// To which.
+        to: NodeId,
+        /// The number of its [`Command::Unpark`].
+        number: u64,
+        /// Whether it is the second one, of the node to which it crosses.
+        second: bool,
     },
 }
 
@@ -240,6 +266,13 @@ mod tests {
             Mail::Reply { number: 2, outcome: Reply::Failed(Failure::new(Fault::Conflict, "no")) },
             Mail::Reply { number: 3, outcome: Reply::NotHere },
             Mail::Yield { number: 4, from, pair, held: Fence { epoch: 2, nonce: 9 } },
+            Mail::Crossing {
+                number: 5,
+                items: vec![
+                    Crossed::Frames(Bytes::from_static(b"\x82\x01x")),
+                    Crossed::Mark(Mark { from: pair, data: json!(1), cause: None }),
+                ],
+            },
         ] {
             assert_eq!(Envelope::read(&Envelope::mail(&mail).unwrap()), Ok(Envelope::Mail(mail)));
         }

@@ -24,7 +24,7 @@ pub use account::{Account, Authority, PUBLISH, Pattern};
 pub use close::{CloseCode, Closing, LONGEST_REASON};
 pub use command::{Command, METHODS, Method, Payload};
 pub use cursor::{BadCursor, Cursor, Place, read_cursor, write_cursor};
-pub use envelope::{Envelope, Mail, Notice, Reply};
+pub use envelope::{Crossed, Envelope, Mail, Notice, Reply};
 pub use event::{Cause, Event, EventKind, Stand, Told, Unsaid};
 pub use fault::{Failure, Fault};
 pub use grant::Grants;

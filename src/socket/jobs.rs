@@ -8,6 +8,7 @@ use serde_json::json;
 
 use super::{client::Client, ending::Ending, orders::MOST_WAITING, switch};
 use crate::{
+    hub::Hearing,
     node::{Entrant, Entry, Facts, Node, Past, ReplyTo, RoomState, Trace, Wish},
     protocol::{Cause, Failure, Fault, Fence, Format, MoveParams, PairId, Position, Reply, RoomName, Stand},
 };
@@ -172,7 +173,7 @@ impl Client {
             true => self.node.keep_seat(&entry),
             false => {
                 self.leave_kept();
-                self.outbox.set_deaf(past.is_some());
+                self.outbox.hear(if past.is_some() { Hearing::Nothing } else { Hearing::All });
                 self.room = self.node.take_seat(self.pair, &entry, &self.outbox);
                 self.facts.trace = None;
             }

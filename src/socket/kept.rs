@@ -212,7 +212,7 @@ impl Client {
                     self.outbox.push_kept(&run);
                 }
                 Said::Frames(run, false) => catching.own += run.frames(),
-                Said::Mark(mark) => self.outbox.push_kept_mark(&mark),
+                Said::Mark(mark) => self.outbox.push_mark(&mark, mark.weight()),
                 Said::Unknown => {}
             }
             catching.place = Reach { position: entry.position, total: tally.total, era: tally.era };

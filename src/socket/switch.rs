@@ -16,7 +16,7 @@ use super::{
     write::Writer,
 };
 use crate::{
-    hub::{Outbox, Room},
+    hub::{Hearing, Outbox, Room},
     node::{Facts, Node, Parked, ReplyTo, Stop, Trace},
     protocol::{
         Cause, CloseCode, Closing, Direction, EventKind, Failure, Fault, Format, Grants, Reply, RoomName, Settings,
@@ -191,7 +191,7 @@ impl Client {
             Some(Moving { entry, past, left }) if entry.room != from => {
                 facts.since = Some(entry.talk);
                 stand = Stand::unsaid(entry.room.clone(), entry.talk, left.filter(|(left, _)| *left == from));
-                self.outbox.set_deaf(true);
+                self.outbox.hear(Hearing::Nothing);
                 (facts.room, facts.format) = (entry.room.clone(), entry.format);
                 facts.trace = past.and_then(|(_, trace)| trace);
                 waiting.as_ref().map(|outbox| self.node.take_seat(self.pair, &entry, outbox))
@@ -204,7 +204,7 @@ impl Client {
                 }
                 match &waiting {
                     Some(outbox) => self.room.replace(&self.outbox, outbox),
-                    None => self.outbox.set_deaf(true),
+                    None => self.outbox.hear(Hearing::Nothing),
                 }
                 waiting.as_ref().map(|_| Arc::clone(&self.room))
             }
