@@ -42,8 +42,8 @@ pub use self::{
         rules_are_listed_in_order, rules_are_replaced_by_who_knows_them, the_list_follows_the_rules,
     },
     talk::{
-        appends_say_whom_they_reach, histories_are_cut, one_tells_who_is_gone, talk_outlives_its_room,
-        the_living_are_told, who_comes_and_goes_is_told,
+        appends_say_whom_they_reach, crowds_are_told_of_together, histories_are_cut, one_tells_who_is_gone,
+        talk_outlives_its_room, the_living_are_told, who_comes_and_goes_is_told,
     },
 };
 use super::{

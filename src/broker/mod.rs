@@ -18,7 +18,8 @@ use bytes::Bytes;
 use tokio::sync::mpsc;
 
 pub use registry::{
-    Beat, Begun, Census, Claim, Counted, Group, Holdings, Member, Peer, Record, Registry, Rule, Sentence, Step,
+    Beat, Begun, CROWD, Census, Changes, Claim, Counted, Group, Holdings, MOST_CHANGES, Member, Peer, Record,
+    Registry, Rule, Sentence, Step,
 };
 
 pub use tally::{Share, Tally, Writer};

@@ -91,7 +91,14 @@ pub struct Census {
     pub rule: Option<Rule>,
     /// The newest place in the room's talk; siblings have none.
     pub talk: Position,
+    /// Whether changes of the room's members wait to be told ([`Registry::tell_changes`]).
+    pub untold: bool,
 }
+
+/// In a room of so many members, those who come and go are told of together.
+pub const CROWD: u64 = 256;
+/// Of how many at most.
+pub const MOST_CHANGES: usize = 256;
 
 /// What is told in a room's talk of a member that comes or goes. How many members there are then is known only in that
 /// step: it stands between the two parts, as MessagePack writes a number.
@@ -103,6 +110,18 @@ pub struct Counted {
     pub before: Bytes,
     /// What is kept behind it.
     pub after: Bytes,
+}
+
+/// What is told in a room's talk of those who come to a crowd, and of those who leave it: how many members there are
+/// then, and the list of those who have come or left, stand between the three parts of each.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Changes {
+    /// Random, and this one's own.
+    pub nonce: u64,
+    /// Of those who have come.
+    pub joined: [Bytes; 3],
+    /// Of those who have left.
+    pub left: [Bytes; 3],
 }
 
 /// What was laid down for a room, by others than its members. It outlives them, and never expires.
@@ -242,7 +261,8 @@ pub trait Registry: Send + Sync + 'static {
     /// Adds a member, unless the group has `capacity` of them already, or replaces one, however many there are. What
     /// the group is then is returned; its charter is this caller's if it was empty. `None` when it is full: then
     /// nothing has changed. If the group is a room, `told` is appended to its talk when a member was added, not when one
-    /// was replaced. While a room has members, its talk does not expire.
+    /// was replaced; in a [`CROWD`] it waits for [`Registry::tell_changes`], and so does what changes behind it. While a
+    /// room has members, its talk does not expire.
     async fn join(
         &self,
         group: &Group,
@@ -254,14 +274,19 @@ pub trait Registry: Send + Sync + 'static {
 
     /// Removes a member if it is still this one, on this node and with this value: an older one that leaves late takes
     /// nothing from its successor. With the last one the group and its charter vanish. If the group is a room, `told` is
-    /// appended to its talk; the newest place there is returned. `None` when the member was not there: then nothing is
-    /// told.
+    /// appended to its talk, or waits, as by [`Registry::join`]. What the group is then is returned; `None` when the member
+    /// was not there: then nothing is told.
     async fn leave(
         &self,
         group: &Group,
         member: &Member,
         told: Option<(&Counted, &Keep)>,
-    ) -> Result<Option<Position>, BrokerError>;
+    ) -> Result<Option<Census>, BrokerError>;
+
+    /// Tells in one entry of a room's talk of all that have come to a crowd, or have left it, one after the other: of
+    /// [`MOST_CHANGES`] at most. How many changes still wait is returned. A call whose answer was lost may have told; the
+    /// next one, which needs another nonce, tells what is behind.
+    async fn tell_changes(&self, room: &RoomName, told: &Changes, keep: &Keep) -> Result<u64, BrokerError>;
 
     /// Lays down a rule for a room, or takes it back, if the one in force is `version` (0: there is none). If the room
     /// has members, its charter is replaced by `charter`, where one is given, in the same step. False when another

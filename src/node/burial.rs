@@ -41,7 +41,7 @@ impl Node {
         });
     }
 
-    async fn bury_all(&self) {
+    async fn bury_all(self: &Arc<Self>) {
         let Ok(nodes) = self.registry.nodes().await else { return };
         for dead in nodes.into_iter().filter(|peer| peer.expired && peer.node != self.id) {
             // A new primary may have lost beats that the old one took, and others may still be on their way to it.
@@ -58,7 +58,7 @@ impl Node {
     /// Releases all that a dead node held. Others may be at the same, be done before, and the node may be back by then:
     /// so what was listed counts only if the node was under the same sentence before and after, and only under the
     /// fences that were listed.
-    pub(super) async fn bury(&self, dead: NodeId) -> Result<(), BrokerError> {
+    pub(super) async fn bury(self: &Arc<Self>, dead: NodeId) -> Result<(), BrokerError> {
         let Some(sentence) = self.registry.condemn(dead).await? else { return Ok(()) };
         loop {
             let mut held = self.registry.holdings(dead, BATCH).await?;
@@ -111,17 +111,26 @@ impl Node {
     }
 
     /// Leaves a group; that a room is left is told by the same step, by whoever takes it.
-    pub(super) async fn try_to_leave(&self, group: &Group, member: &Member) -> Result<Option<Position>, BrokerError> {
+    pub(super) async fn try_to_leave(
+        self: &Arc<Self>,
+        group: &Group,
+        member: &Member,
+    ) -> Result<Option<Position>, BrokerError> {
         let told = match group {
             Group::Room(_) => counted(EventKind::PeerLeft, member),
             Group::Siblings(_) => None,
         };
-        self.registry.leave(group, member, told.as_ref().map(|told| (told, &self.settings.keep))).await
+        let told = told.as_ref().map(|told| (told, &self.settings.keep));
+        let census = self.registry.leave(group, member, told).await?;
+        if let (Group::Room(room), Some(census)) = (group, &census) {
+            self.tell_of_crowd(room, census);
+        }
+        Ok(census.map(|census| census.talk))
     }
 
     /// Leaves a group; what can't be left now, is with a later beat. The place in the talk of a room is returned, if the
     /// member was there and it is known.
-    pub(super) async fn leave(&self, group: Group, member: Member) -> Option<Position> {
+    pub(super) async fn leave(self: &Arc<Self>, group: Group, member: Member) -> Option<Position> {
         let left = self.try_to_leave(&group, &member).await;
         if let Err(error) = &left {
             tracing::debug!(?group, id = member.id, error = error as &dyn std::error::Error, "not left yet");
@@ -133,7 +142,7 @@ impl Node {
         left.ok().flatten()
     }
 
-    pub(super) async fn leave_what_was_not_left(&self) {
+    pub(super) async fn leave_what_was_not_left(self: &Arc<Self>) {
         let unleft = std::mem::take(&mut *self.unleft.lock());
         for (group, member) in unleft {
             self.leave(group, member).await;
@@ -142,7 +151,7 @@ impl Node {
 
     /// Leaves the cluster in good order: what it still keeps is for the others at once, and when there is nothing, they
     /// need not bury it.
-    pub(super) async fn sign_off(&self) {
+    pub(super) async fn sign_off(self: &Arc<Self>) {
         self.lease.give_up();
         let signed_off = async {
             self.registry.resign(self.id).await?;

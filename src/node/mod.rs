@@ -232,6 +232,8 @@ pub struct Node {
     lease: pulse::Lease,
     /// At how many more beats it is looked for what a fail-over brought back.
     sweeps: AtomicU32,
+    /// Rooms that are about to be told who has come and gone.
+    crowds: dashmap::DashSet<RoomName>,
     /// Whether a burial is under way.
     burying: AtomicBool,
     /// Groups that could not be left yet.
@@ -285,6 +287,7 @@ impl Node {
             parting: AtomicUsize::new(0),
             lease: pulse::Lease::default(),
             sweeps: AtomicU32::new(0),
+            crowds: dashmap::DashSet::new(),
             burying: AtomicBool::new(false),
             unleft: parking_lot::Mutex::default(),
             chronicle: chronicle::Chronicle::default(),

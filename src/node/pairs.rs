@@ -93,6 +93,11 @@ impl Drop for Unserved {
     }
 }
 
+/// Where frames are kept, a client hears of them when it has those that were before.
+fn hearing_at_first(ruling: &Ruling) -> Hearing {
+    if ruling.spec.keeps().is_some() { Hearing::Nothing } else { Hearing::All }
+}
+
 impl Node {
     /// Makes a pair.
     ///
@@ -227,18 +232,18 @@ impl Node {
         facts.since.get_or_insert(entry.talk);
         let (resumed, waiting) = self.take_parked((pair, fence), &mut facts, &entry, wish.received).await.unzip();
         let (room, outbox) = match waiting.flatten() {
-            Some(waiting) => waiting,
+            Some((room, outbox)) => {
+                let settings = self.settings.pipe.with(&entry.ruling.spec, &facts.chosen);
+                outbox.set(settings.queue_bytes, settings.slow);
+                outbox.hear(hearing_at_first(&entry.ruling));
+                (room, outbox)
+            }
             None => {
                 let outbox = self.new_outbox(&entry, &facts);
+                outbox.hear(hearing_at_first(&entry.ruling));
                 (self.take_seat(pair, &entry, &outbox), outbox)
             }
         };
-        let settings = self.settings.pipe.with(&entry.ruling.spec, &facts.chosen);
-        outbox.set(settings.queue_bytes, settings.slow);
-        // Where frames are kept, it hears of them when it has those that were before.
-        if entry.ruling.spec.keeps().is_some() {
-            outbox.hear(Hearing::Nothing);
-        }
         let (ruling, talk, past) = (entry.ruling, entry.talk, None);
         let mut opened = Opened { pair, fence, facts, outbox, room, ruling, past, resumed, talk, mailbox };
         let failure = match self.settle_in(&mut opened, wish).await {
@@ -361,7 +366,7 @@ impl Node {
     }
 
     /// Counts a sibling out.
-    pub async fn count_out(&self, pair: PairId, sibling: SiblingId) {
+    pub async fn count_out(self: &Arc<Self>, pair: PairId, sibling: SiblingId) {
         self.siblings.remove(&sibling);
         self.leave(Group::Siblings(pair), self.sibling(sibling)).await;
     }

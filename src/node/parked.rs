@@ -61,7 +61,7 @@ impl Node {
         waiting + dropped + parked.missed(received).0
     }
 
-    pub(super) async fn give_up_parked(&self, pair: PairId, parked: &Parked) {
+    pub(super) async fn give_up_parked(self: &Arc<Self>, pair: PairId, parked: &Parked) {
         self.unseat(parked);
         self.exit(pair, parked.fence, parked.room.name()).await;
     }

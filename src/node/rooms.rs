@@ -264,7 +264,7 @@ impl Node {
     /// [`Fault::NoCommonFormat`], [`Fault::RoomFull`], what [`Ruling::admits`] says, or when the broker can't be reached;
     /// then the room is not entered.
     pub async fn enter(
-        &self,
+        self: &Arc<Self>,
         (pair, fence): (PairId, Fence),
         room: &RoomName,
         entrant: &Entrant<'_>,
@@ -282,7 +282,7 @@ impl Node {
     }
 
     async fn join(
-        &self,
+        self: &Arc<Self>,
         member: Member,
         room: &RoomName,
         entrant: &Entrant<'_>,
@@ -300,6 +300,7 @@ impl Node {
                 let message = format!("the room is full, it takes {capacity} members: try again later");
                 return Err(Failure::new(Fault::RoomFull, message));
             };
+            self.tell_of_crowd(room, &census);
             let now = self.ruling(room, census.rule.as_ref());
             if now.version == ruling.version {
                 return Ok((entrant.agree(&ruling, room, spoken(&census))?, ruling, census.talk));
@@ -326,7 +327,7 @@ impl Node {
 
     /// Leaves a room, for the cluster; the caller left it in the hub before. The place in its talk is returned, if it is
     /// known.
-    pub async fn exit(&self, pair: PairId, fence: Fence, room: &RoomName) -> Option<Position> {
+    pub async fn exit(self: &Arc<Self>, pair: PairId, fence: Fence, room: &RoomName) -> Option<Position> {
         let talk = self.leave(Group::Room(room.clone()), self.member(pair, fence)).await;
         self.lose_interest(room).await;
         talk

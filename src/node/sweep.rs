@@ -4,7 +4,7 @@
 //! So for a while after live deliveries were interrupted, a node compares what the registry says it holds with what is
 //! here. What is found twice in a row, a beat apart, is no longer on its way: it is given up again.
 
-use std::collections::HashSet;
+use std::{collections::HashSet, sync::Arc};
 
 use futures_util::FutureExt as _;
 
@@ -28,7 +28,7 @@ pub(super) struct Leftovers {
 
 impl Node {
     /// Gives up what was too much at the last beat, and still is.
-    pub(super) async fn sweep(&self, before: &mut Leftovers) -> Result<(), BrokerError> {
+    pub(super) async fn sweep(self: &Arc<Self>, before: &mut Leftovers) -> Result<(), BrokerError> {
         let Holdings { pairs, members, .. } = self.registry.holdings(self.id, PORTION).await?;
         let gone = |(pair, nonce): &(PairId, u64)| self.hub.fence(*pair).is_none_or(|here| here.nonce != *nonce);
         let pairs: Vec<_> = pairs.into_iter().filter(gone).collect();

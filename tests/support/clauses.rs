@@ -42,6 +42,7 @@ macro_rules! each_clause {
             rules_are_listed_in_order
             the_list_follows_the_rules
             who_comes_and_goes_is_told
+            crowds_are_told_of_together
             one_tells_who_is_gone
             appends_say_whom_they_reach
             the_living_are_told

@@ -1,6 +1,7 @@
 //! What is told in rooms: who comes and goes, and whatever else is appended to their talk; and what pairs are told by
 //! others than their holders.
 
+use bytes::Bytes;
 use tokio::task::JoinSet;
 
 use super::{
@@ -8,7 +9,7 @@ use super::{
     number, released, subscribe_all, under, until,
 };
 use crate::{
-    broker::{Appended, Census, Counted, Group, Keep, Link, Member, STAY, Step},
+    broker::{Appended, CROWD, Census, Changes, Counted, Group, Keep, Link, Member, STAY, Step},
     protocol::{NodeId, PairId, Position, Topic},
 };
 
@@ -32,7 +33,7 @@ async fn come(link: &Link, group: &Group, member: Member, told: &Counted) -> Cen
 }
 
 async fn go(link: &Link, group: &Group, member: &Member, told: &Counted) -> Option<Position> {
-    link.registry.leave(group, member, Some((told, &ALL))).await.expect(UP)
+    link.registry.leave(group, member, Some((told, &ALL))).await.expect(UP).map(|census| census.talk)
 }
 
 /// Who is added to a room or taken out of it is told in its talk by the same step, with how many there are then; what
@@ -42,7 +43,7 @@ pub async fn who_comes_and_goes_is_told(nodes: &mut Nodes) {
     subscribe_all(nodes, &topic).await;
     let (one, two) = (NodeId::fresh(), NodeId::fresh());
     let (mut due, mut last) = (Vec::new(), Position::START);
-    for n in 1..=300u64 {
+    for n in 1..=200u64 {
         let told = counted("come");
         let census = come(&nodes[n as usize % 3], &group, member(&format!("m{n:03}"), one, n), &told).await;
         assert_eq!((census.members, census.talk.nonce), (n, told.nonce), "where it came is where it is told");
@@ -53,7 +54,7 @@ pub async fn who_comes_and_goes_is_told(nodes: &mut Nodes) {
     assert_eq!(b.registry.census(&group).await.expect(UP).talk, last);
     assert_eq!(come(a, &group, member("m001", two, 1), &counted("again")).await.talk, last, "it is replaced");
     let full = counted("full");
-    let joined = a.registry.join(&group, member("x", one, 1), number(0), Some(300), Some((&full, &ALL))).await;
+    let joined = a.registry.join(&group, member("x", one, 1), number(0), Some(200), Some((&full, &ALL))).await;
     assert_eq!(joined.expect(UP), None);
     assert_eq!(go(a, &group, &member("m001", one, 1), &counted("another's")).await, None);
     assert_eq!(go(a, &group, &member("nobody", one, 1), &counted("nobody")).await, None);
@@ -61,9 +62,10 @@ pub async fn who_comes_and_goes_is_told(nodes: &mut Nodes) {
     let left = go(b, &group, &member("m001", two, 1), &told).await.expect("it was there");
     assert_eq!(left.nonce, told.nonce);
     assert_eq!(go(b, &group, &member("m001", two, 1), &told).await, None);
-    due.push(kept(&told, 299));
+    due.push(kept(&told, 199));
     // Without a word.
-    assert_eq!(a.registry.leave(&group, &member("m002", one, 2), None).await.expect(UP), Some(left));
+    let census = a.registry.leave(&group, &member("m002", one, 2), None).await.expect(UP);
+    assert_eq!(census.map(|census| (census.members, census.talk)), Some((198, left)));
 
     let band = Group::Siblings(PairId::fresh());
     let census = come(a, &band, member("sib", one, 0), &counted("sibling")).await;
@@ -77,6 +79,71 @@ pub async fn who_comes_and_goes_is_told(nodes: &mut Nodes) {
         for entry in &all {
             assert_eq!(next_entry(link).await, *entry, "live as it is kept");
         }
+    }
+}
+
+/// In a crowd, those who come and go are told of together, in the order in which they did; what follows them waits behind
+/// them, however few are left.
+pub async fn crowds_are_told_of_together(nodes: &mut Nodes) {
+    let (group, topic) = hall();
+    let node = NodeId::fresh();
+    let Group::Room(room) = group.clone() else { unreachable!("a hall is a room") };
+    let name = |n: u64| format!("m{n:03}");
+    let come = async |link: &Link, n| come(link, &group, member(&name(n), node, n), &counted("come")).await;
+    for n in 0..CROWD - 1 {
+        assert!(!come(&nodes[n as usize % 3], n).await.untold);
+    }
+    let [a, b, c] = &*nodes;
+    let before = all_of(&*a.broker, &topic).await.len();
+    assert_eq!(before as u64, CROWD - 1);
+    let first = come(a, CROWD - 1).await;
+    assert!(first.untold && first.members == CROWD, "{first:?}");
+    for n in CROWD..CROWD + 300 {
+        come(b, n).await;
+    }
+    let mut due = Vec::new();
+    for n in [7, 8, 9] {
+        assert!(go(c, &group, &member(&name(n), node, n), &counted("gone")).await.is_some());
+    }
+    come(c, 7).await;
+    for n in 10..CROWD + 300 {
+        go(a, &group, &member(&name(n), node, n), &counted("gone")).await;
+    }
+    assert!(b.registry.census(&group).await.expect(UP).untold, "few are left, and they wait all the same");
+    assert_eq!(all_of(&*a.broker, &topic).await.len(), before, "nothing was told of them");
+    b.broker.subscribe(&topic).await.expect(UP);
+    let part = |text: &'static str| Bytes::from_static(text.as_bytes());
+    let tell = async || {
+        let joined = [part("come "), part(" of "), part("!")];
+        let changes = Changes { nonce: rand::random(), joined, left: [part("gone "), part(" of "), part("?")] };
+        c.registry.tell_changes(&room, &changes, &ALL).await.expect(UP)
+    };
+    let members = rmp_serde::to_vec(&8u64).expect("a number");
+    let mut due_of = |text: &str, who: &[u64], end: &str| {
+        let list = rmp_serde::to_vec(&who.iter().copied().map(name).collect::<Vec<_>>()).expect("a list");
+        due.push([text.as_bytes(), &members, b" of ", &list, end.as_bytes()].concat());
+    };
+    let range = |from: u64, to: u64| (from..to).collect::<Vec<_>>();
+    due_of("come ", &range(CROWD - 1, 2 * CROWD - 1), "!");
+    due_of("come ", &range(2 * CROWD - 1, CROWD + 300), "!");
+    due_of("gone ", &[7, 8, 9], "?");
+    due_of("come ", &[7], "!");
+    due_of("gone ", &range(10, CROWD + 10), "?");
+    due_of("gone ", &range(CROWD + 10, 2 * CROWD + 10), "?");
+    due_of("gone ", &range(2 * CROWD + 10, CROWD + 300), "?");
+    let mut waiting = 301 + 3 + 1 + CROWD + 290;
+    for told in [CROWD, 45, 3, 1, CROWD, CROWD, 34] {
+        waiting -= told;
+        assert_eq!(tell().await, waiting);
+    }
+    assert_eq!(tell().await, 0, "nobody waits");
+    assert!(!a.registry.census(&group).await.expect(UP).untold);
+    let all = all_of(&*a.broker, &topic).await;
+    assert_chain(Position::START, &all);
+    assert_eq!(all[before..].iter().map(|entry| entry.payload.to_vec()).collect::<Vec<_>>(), due);
+    assert!(!come(a, 500).await.untold, "there is no crowd any more: it is told at once");
+    for entry in &all[before..] {
+        assert_eq!(next_entry(&mut nodes[1]).await, *entry, "live as it is kept");
     }
 }
 

@@ -5,6 +5,7 @@
 //! is atomic by itself; who listens sits behind another. The order is always store first, then listeners, and
 //! neither is ever held across an await, so no call here waits for anything.
 
+mod crowd;
 mod many;
 mod outlet;
 mod port;

@@ -16,10 +16,10 @@ use super::{
 };
 use crate::{
     broker::{
-        Appended, Beat, Begun, BrokerError, Census, Claim, Counted, Draft, Group, Holdings, Keep, Member, Peer,
-        Record, Registry, Rule, Sentence, Step,
+        Appended, Beat, Begun, BrokerError, Census, Changes, Claim, Counted, Draft, Group, Holdings, Keep, Member,
+        Peer, Record, Registry, Rule, Sentence, Step,
     },
-    protocol::{Fence, NodeId, PairId, Position, RoomName, Topic},
+    protocol::{Fence, NodeId, PairId, RoomName, Topic},
 };
 
 impl Store {
@@ -47,17 +47,6 @@ impl Store {
         if let Some(held) = self.holdings.get_mut(&node) {
             held.members.remove(&(group.clone(), id.to_owned()));
         }
-    }
-}
-
-impl Port {
-    /// A member has come or gone.
-    fn tell_count(&self, store: &mut Store, room: &RoomName, told: Option<(&Counted, &Keep)>) {
-        let Some((Counted { nonce, before, after }, keep)) = told else { return };
-        let members = store.groups.get(&Group::Room(room.clone())).map_or(0, |roll| roll.members.len() as u64);
-        let count = rmp_serde::to_vec(&members).unwrap_or_default();
-        let draft = Draft { nonce: *nonce, payload: [before, &count[..], after].concat().into() };
-        self.add(store, &Topic::Talk(room.clone()), &[draft], keep);
     }
 }
 
@@ -296,6 +285,7 @@ impl Registry for Port {
     ) -> Result<Option<Census>, BrokerError> {
         let mut store = self.medium.store.lock();
         let Member { id, node, value } = member;
+        let joined = id.clone();
         let members = store.groups.get(group).map(|roll| &roll.members);
         let is_in = members.is_some_and(|members| members.contains_key(&id));
         let count = members.map_or(0, |members| members.len() as u64);
@@ -310,7 +300,7 @@ impl Registry for Port {
         if let Group::Room(room) = group {
             store.keep_history(&Topic::Talk(room.clone()), None);
             if !is_in {
-                self.tell_count(&mut store, room, told);
+                self.tell_count(&mut store, room, (true, joined), told);
             }
         }
         Ok(Some(store.census(group)))
@@ -321,7 +311,7 @@ impl Registry for Port {
         group: &Group,
         member: &Member,
         told: Option<(&Counted, &Keep)>,
-    ) -> Result<Option<Position>, BrokerError> {
+    ) -> Result<Option<Census>, BrokerError> {
         let mut store = self.medium.store.lock();
         let Some(roll) = store.groups.get_mut(group) else { return Ok(None) };
         if roll.members.get(&member.id).is_none_or(|(on, value)| (*on, value) != (member.node, &member.value)) {
@@ -333,9 +323,13 @@ impl Registry for Port {
         }
         store.member_leaves(group, &member.id, member.node);
         if let Group::Room(room) = group {
-            self.tell_count(&mut store, room, told);
+            self.tell_count(&mut store, room, (false, member.id.clone()), told);
         }
-        Ok(Some(store.census(group).talk))
+        Ok(Some(store.census(group)))
+    }
+
+    async fn tell_changes(&self, room: &RoomName, told: &Changes, keep: &Keep) -> Result<u64, BrokerError> {
+        Ok(self.tell_of_crowd(&mut self.medium.store.lock(), room, told, keep))
     }
 
     async fn lay_down(

@@ -90,6 +90,8 @@ pub(super) struct Store {
     /// Commands with keys.
     pub(super) commands: HashMap<(PairId, String), Timed<Command>>,
     pub(super) groups: HashMap<Group, Roll>,
+    /// Who has come to a crowd (true) or left it, and is not told of yet.
+    pub(super) untold: HashMap<RoomName, VecDeque<(bool, String)>>,
     pub(super) rules: BTreeMap<RoomName, Rule>,
     pub(super) nodes: BTreeMap<NodeId, Known>,
     pub(super) sentences: u64,
@@ -326,6 +328,7 @@ impl Store {
             members: roll.map_or(0, |roll| roll.members.len() as u64),
             rule,
             talk,
+            untold: matches!(group, Group::Room(room) if self.untold.contains_key(room)),
         }
     }
 

@@ -26,6 +26,8 @@ pub(super) struct GroupKeys {
     pub(super) rule: String,
     /// STREAM: what is told of it. For all but rooms it never exists.
     pub(super) talk: String,
+    /// LIST: who has come to a crowd (+) or left it (-), and is not told of yet. For all but rooms it never exists.
+    pub(super) untold: String,
 }
 
 impl Keys {
@@ -76,6 +78,7 @@ impl Keys {
             charter: key("charter"),
             rule: key("rule"),
             talk: key("talk"),
+            untold: key("untold"),
         }
     }
 
@@ -106,6 +109,14 @@ impl Keys {
             Topic::Node(node) => format!("{}{{{node}}}:{kind}", self.prefix),
             Topic::Cluster => format!("{}{{cluster}}:{kind}", self.prefix),
         }
+    }
+}
+
+impl From<GroupKeys> for Vec<String> {
+    /// As every script about groups takes them, see `lua/counted.lua`.
+    fn from(keys: GroupKeys) -> Self {
+        let GroupKeys { members, who, charter, rule, talk, untold } = keys;
+        vec![members, who, charter, rule, talk, untold]
     }
 }
 

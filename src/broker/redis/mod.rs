@@ -58,8 +58,8 @@ use self::{
     standing::Standing,
 };
 use super::{
-    Appended, Broker, BrokerError, Counted, Draft, Entry, Group, Keep, LEFT_ALONE, Link, Page, STAY, Share, Under,
-    Writer,
+    Appended, Broker, BrokerError, CROWD, Counted, Draft, Entry, Group, Keep, LEFT_ALONE, Link, Page, STAY, Share,
+    Under, Writer,
 };
 use crate::protocol::{NodeId, Position, Topic};
 
@@ -130,7 +130,7 @@ impl Redis {
 fn push_counted(args: &mut Vec<Value>, told: Option<&Counted>) {
     if let Some(Counted { nonce, before, after }) = told {
         push_drafts(args, &[Draft { nonce: *nonce, payload: before.clone() }]);
-        args.push(after.clone().into());
+        args.extend([after.clone().into(), CROWD.to_string().into()]);
     }
 }
 

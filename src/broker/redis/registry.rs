@@ -10,17 +10,15 @@ use super::{
     Redis,
     holds::{Hold, read_member, write_member},
     push_counted, push_drafts,
-    reply::{
-        as_appended, as_array, as_bytes, as_census, as_integer, as_parsed, as_position, as_record, as_step, millis,
-    },
+    reply::{as_appended, as_array, as_bytes, as_census, as_integer, as_parsed, as_record, as_step, millis},
     script::{self, unavailable},
 };
 use crate::{
     broker::{
-        Appended, Beat, Begun, BrokerError, Census, Claim, Counted, Draft, Group, Holdings, Keep, Member, Peer,
-        Record, Registry, Rule, Sentence, Step,
+        Appended, Beat, Begun, BrokerError, Census, Changes, Claim, Counted, Draft, Group, Holdings, Keep,
+        MOST_CHANGES, Member, Peer, Record, Registry, Rule, Sentence, Step,
     },
-    protocol::{Fence, NodeId, PairId, Position, RoomName},
+    protocol::{Fence, NodeId, PairId, RoomName, Topic},
 };
 
 impl Redis {
@@ -245,24 +243,23 @@ impl Registry for Redis {
         let Member { id, node, value } = member;
         let mark = format!("{:016x}", rand::random::<u64>());
         let hold = Hold::Member(group.clone(), mark.clone(), id.clone());
-        let keys = self.keys.group(group);
         let mut args = self.talk_args(group, told);
         args.extend([id.clone().into(), write_member(node, &mark, &value).into(), charter.into()]);
         args.push(capacity.map(|capacity| capacity.to_string()).unwrap_or_default().into());
         push_counted(&mut args, of_room(group, told));
-        let keys = vec![keys.members, keys.who, keys.charter, keys.rule, keys.talk];
+        let keys = self.keys.group(group).into();
         let reply = self.take((node, &hold), &script::JOIN, keys, args).await?;
         if reply.is_null() {
             self.strike(node, &hold).await;
             return Ok(None);
         }
-        let [members, charter, rule, talk, before] = <[Value; 5]>::try_from(as_array(reply)?)
-            .map_err(|_| BrokerError::Garbled("a joining is not five values".into()))?;
+        let [census, before] = <[Value; 2]>::try_from(as_array(reply)?)
+            .map_err(|_| BrokerError::Garbled("a joining is not two values".into()))?;
         if !before.is_null() {
             let (on, mark, _) = read_member(as_bytes(before)?)?;
             self.strike(on, &Hold::Member(group.clone(), mark, id)).await;
         }
-        as_census([members, charter, rule, talk]).map(Some)
+        as_census(census).map(Some)
     }
 
     async fn leave(
@@ -270,22 +267,30 @@ impl Registry for Redis {
         group: &Group,
         member: &Member,
         told: Option<(&Counted, &Keep)>,
-    ) -> Result<Option<Position>, BrokerError> {
+    ) -> Result<Option<Census>, BrokerError> {
         let Member { id, node, value } = member;
-        let keys = self.keys.group(group);
         let mut args = self.talk_args(group, told);
         args.extend([id.as_str().into(), node.to_string().into(), value.clone().into()]);
         push_counted(&mut args, of_room(group, told));
-        let keys = vec![keys.members, keys.who, keys.charter, keys.talk];
-        let reply = script::LEAVE.call(&self.commands, keys, args).await?;
+        let reply = script::LEAVE.call(&self.commands, self.keys.group(group).into(), args).await?;
         if reply.is_null() {
             return Ok(None);
         }
-        let [_, was, talk] = <[Value; 3]>::try_from(as_array(reply)?)
-            .map_err(|_| BrokerError::Garbled("a leaving is not three values".into()))?;
+        let [census, was] = <[Value; 2]>::try_from(as_array(reply)?)
+            .map_err(|_| BrokerError::Garbled("a leaving is not two values".into()))?;
         let (_, mark, _) = read_member(as_bytes(was)?)?;
         self.strike(*node, &Hold::Member(group.clone(), mark, id.clone())).await;
-        as_position(&talk).map(Some)
+        as_census(census).map(Some)
+    }
+
+    async fn tell_changes(&self, room: &RoomName, told: &Changes, keep: &Keep) -> Result<u64, BrokerError> {
+        let mut args = self.history_args(&Topic::Talk(room.clone()), keep);
+        args.push(MOST_CHANGES.to_string().into());
+        push_drafts(&mut args, &[Draft { nonce: told.nonce, payload: told.joined[0].clone() }]);
+        args.extend(told.joined[1..].iter().chain(&told.left).map(|part| part.clone().into()));
+        let keys = self.keys.group(&Group::Room(room.clone())).into();
+        let left = script::TELL_CHANGES.call(&self.commands, keys, args).await?;
+        Ok(as_integer(&left)?.unsigned_abs())
     }
 
     async fn lay_down(
@@ -303,11 +308,7 @@ impl Registry for Redis {
     }
 
     async fn census(&self, group: &Group) -> Result<Census, BrokerError> {
-        let keys = self.keys.group(group);
-        let keys = vec![keys.members, keys.charter, keys.rule, keys.talk];
-        let reply = script::CENSUS.call(&self.commands, keys, Vec::new()).await?;
-        let reply = <[Value; 4]>::try_from(as_array(reply)?);
-        as_census(reply.map_err(|_| BrokerError::Garbled("a census is not four values".into()))?)
+        as_census(script::CENSUS.call(&self.commands, self.keys.group(group).into(), Vec::new()).await?)
     }
 
     async fn members(&self, group: &Group, after: Option<&str>, limit: usize) -> Result<Vec<Member>, BrokerError> {

@@ -60,10 +60,12 @@ pub(super) fn as_rule(fields: Value) -> Result<Option<Rule>, BrokerError> {
 }
 
 /// How many members a group has, its charter, its rule, and the newest place in its talk.
-pub(super) fn as_census([members, charter, rule, talk]: [Value; 4]) -> Result<Census, BrokerError> {
+pub(super) fn as_census(reply: Value) -> Result<Census, BrokerError> {
+    let [members, charter, rule, talk, untold] =
+        <[Value; 5]>::try_from(as_array(reply)?).map_err(|_| garbled("a census is not five values"))?;
     let members = members.as_u64().ok_or_else(|| garbled("not a number of members"))?;
     let charter = if charter.is_null() { None } else { Some(as_bytes(charter)?) };
-    Ok(Census { charter, members, rule: as_rule(rule)?, talk: as_position(&talk)? })
+    Ok(Census { charter, members, rule: as_rule(rule)?, talk: as_position(&talk)?, untold: as_integer(&untold)? > 0 })
 }
 
 /// What came of an append: 0 nothing to append to, 1 refused, the head alone, or the last entry and how many nodes it is on

@@ -52,7 +52,8 @@ scripts! {
     CUT "cut";
     JOIN "history" "counted" "join";
     LEAVE "history" "counted" "leave";
-    CENSUS "census";
+    TELL_CHANGES "history" "counted" "tell_changes";
+    CENSUS "history" "counted" "census";
     MEMBERS "members";
     BEAT "beat";
     NODES "nodes";
