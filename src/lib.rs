@@ -60,7 +60,8 @@
 //! however many are there. A feed merges them by the times of their events; the pair's own say where it came to a room's
 //! talk and where it left it ([`Stand`](protocol::Stand)). A cursor names a place in both, and is sealed, since it names
 //! a room. Who enters or leaves is told by the very step that adds or removes it
-//! ([`Registry::join`](broker::Registry::join)), so that a burial by several nodes tells it once. To how many a signal
+//! ([`Registry::join`](broker::Registry::join)), so that a burial by several nodes tells it once; in a crowd that step notes
+//! it, and whoever noted something has it told, with all else that was noted, a moment later (`node::talk`). To how many a signal
 //! was told is counted by the nodes that it reaches (`node::signals`).
 //!
 //! # Who may
@@ -103,7 +104,9 @@
 //! while frames flow. Each entry carries that total ([`Tally`](broker::Tally)).
 //!
 //! A pipe is handed over (`socket::switch`) from one frame on: what comes then waits for the next socket, in the history
-//! or in an outbox that keeps its seat (`node::parked`).
+//! or in an outbox that keeps its seat (`node::parked`) and crosses to another node, if that is where the next socket opens: the
+//! broker gives a room's messages to all nodes in one order, so that two messages of the nodes' own cut it at the same
+//! place for both (`node::crossing`).
 //!
 //! # When the broker fails
 //! Actors never wait for it: their events wait in their [`Story`](node::Story), and those of sockets that are gone in

@@ -2,9 +2,11 @@
 
 mod support;
 
+use std::collections::HashSet;
+
 use rstest::rstest;
 use serde_json::{Value, json};
-use support::{Agent, ClientSocket, Cluster, Kind, Pair, Settings, Sibling, eventually, kind_of, until};
+use support::{Agent, Arrival, ClientSocket, Cluster, Kind, Pair, Settings, Sibling, eventually, kind_of, until};
 
 /// Where it is told who comes and goes.
 async fn watcher(cluster: &Cluster, node: usize, room: &str) -> Agent {
@@ -218,10 +220,34 @@ fn members() -> usize {
     std::env::var("ROOM_MEMBERS").ok().and_then(|n| n.parse().ok()).unwrap_or(500)
 }
 
+/// Whom an event tells of: one, or of a crowd many.
+fn whom(params: &Value) -> Vec<String> {
+    let one = params["data"]["pair"].as_str().into_iter();
+    let many = params["data"]["pairs"].as_array().into_iter().flatten().filter_map(Value::as_str);
+    one.chain(many).map(str::to_owned).collect()
+}
+
+/// Waits until it is told of all of these, each once, and returns by how many events.
+async fn until_told(sibling: &mut Sibling, kind: &str, pairs: &[Pair]) -> usize {
+    let due: HashSet<_> = pairs.iter().map(|pair| pair.id.clone()).collect();
+    let of_them = |params: &&Value| kind_of(params) == kind && whom(params).iter().any(|pair| due.contains(pair));
+    let told =
+        |events: &[&Value]| events.iter().flat_map(|params| whom(params)).filter(|pair| due.contains(pair)).count();
+    sibling
+        .until("all are told of", |all| {
+            told(&all.iter().filter_map(Arrival::event).filter(of_them).collect::<Vec<_>>()) >= pairs.len()
+        })
+        .await;
+    let story = sibling.story();
+    let events: Vec<_> = story.iter().filter(of_them).collect();
+    assert_eq!(told(&events), due.len(), "each once");
+    events.len()
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_join_costs_the_same_however_many_are_there() {
     // A lease that is not renewed meanwhile: beats are writes, too.
-    let settings = Settings::new().set("NODE_LEASE_SECONDS", 300);
+    let settings = Settings::new().set("NODE_LEASE_SECONDS", 300).set("HISTORY_EVENTS", 20_000);
     let cluster = Cluster::redis(2, &settings).await;
     let mut watchers = Vec::new();
     for n in 0..10 {
@@ -236,26 +262,43 @@ async fn a_join_costs_the_same_however_many_are_there() {
     let mut pipes = Vec::new();
     let mut costs = Vec::new();
     for (n, pair) in pairs.iter().enumerate() {
-        let sample = n < 50 || n + 50 >= pairs.len();
-        let before = if sample { writes(&cluster) } else { 0 };
+        if n >= 50 && n + 50 < pairs.len() {
+            pipes.push(ClientSocket::open(cluster.node(n), pair).await);
+            continue;
+        }
+        let before = writes(&cluster);
         pipes.push(ClientSocket::open(cluster.node(n), pair).await);
-        let members = n as u64 + 11;
         for watcher in &mut watchers {
-            let told = watcher.sibling.event_where("peer.joined", |params| params["data"]["pair"] == pair.id).await;
-            assert_eq!(told["data"]["members"], members);
+            watcher.sibling.event_where("peer.joined", |params| whom(params).contains(&pair.id)).await;
         }
-        if sample {
-            // The story's own event stands.
-            eventually("it is opened", async || {
-                (pair.state(cluster.node(n)).await["client"] == "live").then_some(())
-            })
+        // The story's own event stands.
+        eventually("it is opened", async || (pair.state(cluster.node(n)).await["client"] == "live").then_some(()))
             .await;
-            costs.push(writes(&cluster) - before);
-        }
+        costs.push(writes(&cluster) - before);
     }
     let mean = |some: &[u64]| some.iter().sum::<u64>() as f64 / some.len() as f64;
-    let (few, many) = (mean(&costs[..50]), mean(&costs[50..]));
+    let (few, many) = (mean(&costs[..50]), mean(&costs[51..]));
     println!("writes a join: {few} among the first, {many} among the last of {}", pairs.len());
-    assert!(many <= few + 1.0, "{few} writes among few, {many} among many");
+    // One more to note it, and those that tell of all who were noted.
+    assert!(many <= few + 8.0, "{few} writes among few, {many} among many");
     assert!(many < 24.0, "one entry in the talk, and what a pair costs: {many}");
+    for watcher in &mut watchers {
+        let events = until_told(&mut watcher.sibling, "peer.joined", &pairs).await;
+        assert!(events < pairs.len(), "{events} events of {} members", pairs.len());
+    }
+    drop(pipes);
+    let sleeper = watchers.pop().expect("ten of them");
+    drop(sleeper.sibling);
+    for watcher in &mut watchers {
+        let events = until_told(&mut watcher.sibling, "peer.left", &pairs).await;
+        assert!(events < pairs.len(), "{events} events of {} members", pairs.len());
+    }
+    // What a crowd is told is told to those who slept as well, and again the same.
+    let mut woken = Sibling::wake(cluster.node(1), &sleeper.pair, "start").await;
+    until_told(&mut woken, "peer.left", &pairs).await;
+    let peers = |sibling: &Sibling, kind: &str| {
+        let peers = sibling.story().into_iter().filter(|params| kind_of(params) == kind);
+        peers.map(|params| (params["at"].clone(), params["data"].clone())).collect::<Vec<_>>()
+    };
+    assert_eq!(peers(&woken, "peer.left"), peers(&watchers[0].sibling, "peer.left"));
 }

@@ -55,7 +55,7 @@ pub enum Arrival {
 }
 
 impl Arrival {
-    fn event(&self) -> Option<&Value> {
+    pub fn event(&self) -> Option<&Value> {
         match self {
             Self::Event(params) => Some(params),
             Self::Reply(_) => None,
