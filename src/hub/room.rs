@@ -4,20 +4,21 @@ use std::sync::Arc;
 
 use parking_lot::RwLock;
 
-use super::Outbox;
+use super::{Outbox, Postmen};
 use crate::protocol::{Mark, PairId, RoomName, Run};
 
 /// The members of a room on this node.
 pub struct Room {
     name: RoomName,
     members: RwLock<Vec<(PairId, Arc<Outbox>)>>,
+    postmen: Arc<Postmen>,
 }
 
 impl Room {
     /// A room without members.
     #[must_use]
-    pub fn new(name: RoomName) -> Self {
-        Self { name, members: RwLock::default() }
+    pub fn new(name: RoomName, postmen: &Arc<Postmen>) -> Self {
+        Self { name, members: RwLock::default(), postmen: Arc::clone(postmen) }
     }
 
     /// Its name.
@@ -26,13 +27,15 @@ impl Room {
         &self.name
     }
 
-    /// Hands a run to every member but one, its sender: a reference count and a short lock each.
+    /// Hands a run to every member but one, its sender: a reference count and a short lock each, and a second reference
+    /// count where it is the first that waits.
     pub fn fan_out(&self, run: &Run, except: Option<PairId>) {
-        for (pair, outbox) in self.members.read().iter() {
-            if except != Some(*pair) {
-                outbox.push(run);
-            }
-        }
+        let members = self.members.read();
+        let others = members.iter().filter(|(pair, _)| except != Some(*pair));
+        let due: Vec<_> =
+            others.filter(|(_, outbox)| outbox.push(run)).map(|(_, outbox)| Arc::clone(outbox)).collect();
+        drop(members);
+        self.postmen.send(due, run.len());
     }
 
     /// Hands a mark to every member whose siblings want to know of marks, its sender among them.

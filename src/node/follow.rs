@@ -11,7 +11,7 @@ use std::{
 
 use futures_util::{FutureExt as _, future::BoxFuture};
 use serde_json::Value;
-use tokio::{sync::mpsc, time::sleep};
+use tokio::time::sleep;
 
 use super::{
     Node,
@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     broker::{BrokerError, Entry, Page},
-    hub::{Ear, Heard, Piece, Seat},
+    hub::{Ear, Heard, Mailbox, Piece, Seat, mailbox},
     protocol::{EventKind, Failure, Position, Topic},
 };
 
@@ -47,7 +47,7 @@ pub struct Follower {
     node: Arc<Node>,
     topic: Topic,
     seat: u64,
-    mailbox: mpsc::Receiver<Heard>,
+    mailbox: Mailbox<Heard>,
     missed: Arc<AtomicBool>,
     replay: Replay,
     reading: Option<BoxFuture<'static, Result<Page, BrokerError>>>,
@@ -77,11 +77,11 @@ impl Follower {
         after: Option<Position>,
         ear: Option<Arc<Ear>>,
     ) -> Result<Self, Failure> {
-        let (sender, mailbox) = mpsc::channel(MAILBOX);
+        let (slot, mailbox) = mailbox(MAILBOX);
         let missed = Arc::new(AtomicBool::new(false));
         let seat = node.numbers.fetch_add(1, Relaxed);
         node.interest.add(&topic).await?;
-        node.hub.attach(&topic, Seat { number: seat, mailbox: sender, missed: Arc::clone(&missed), ear });
+        node.hub.attach(&topic, Seat { number: seat, slot, missed: Arc::clone(&missed), ear });
         // From here on, dropping the follower undoes it.
         let at = after.unwrap_or_default();
         let mut follower = Self {
@@ -160,7 +160,7 @@ impl Follower {
             }
             return;
         }
-        match self.mailbox.recv().await {
+        match self.mailbox.read().await {
             Some(heard) => self.hear(heard),
             // The hub forgot this seat, which only dropping the follower does.
             None => std::future::pending().await,
