@@ -7,7 +7,7 @@ use std::{
     collections::VecDeque,
     future::Future,
     sync::{
-        Arc,
+        Arc, Weak,
         atomic::{AtomicBool, Ordering::Acquire, Ordering::Relaxed, Ordering::Release},
     },
 };
@@ -52,8 +52,8 @@ pub struct Outbox {
     news: AtomicBool,
     /// Whether anybody wants to know of marks.
     watches_marks: AtomicBool,
-    /// Where postmen carry it, while a socket is served.
-    wire: Mutex<Option<Arc<dyn Wire>>>,
+    /// Where postmen carry it, while a socket is served. It is the socket's own.
+    wire: Mutex<Option<Weak<dyn Wire>>>,
     wired: AtomicBool,
 }
 
@@ -99,7 +99,7 @@ impl Outbox {
     }
 
     /// From now on postmen carry what is pushed to this wire.
-    pub fn attach(&self, wire: Arc<dyn Wire>) {
+    pub fn attach(&self, wire: Weak<dyn Wire>) {
         *self.wire.lock() = Some(wire);
         self.wired.store(true, Release);
         // What was pushed before is the actor's.
@@ -115,7 +115,7 @@ impl Outbox {
     /// A postman carries what is queued, and wakes the actor for what is left and for news. True when it is to come again.
     pub(super) fn carry(&self) -> bool {
         let wire = self.wire.lock();
-        let flushed = wire.as_ref().map(|wire| wire.flush(self));
+        let flushed = wire.as_ref().and_then(Weak::upgrade).map(|wire| wire.flush(self));
         drop(wire);
         if !matches!(flushed, Some(Ok(Flushed::All | Flushed::Turn))) || self.news.load(Relaxed) {
             self.changed.ring();

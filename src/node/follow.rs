@@ -2,10 +2,12 @@
 
 use std::{
     collections::VecDeque,
+    future::poll_fn,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering::Relaxed},
     },
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
@@ -146,9 +148,13 @@ impl Follower {
 
     /// Completes when a page was read, or something was heard; whether or not there is something next then. May be
     /// dropped while it waits.
-    pub async fn proceed(&mut self) {
+    pub fn proceed(&mut self) -> impl Future<Output = ()> + '_ {
+        poll_fn(|cx| self.poll_proceed(cx))
+    }
+
+    fn poll_proceed(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if let Some(reading) = &mut self.reading {
-            let page = reading.await;
+            let page = ready!(reading.as_mut().poll(cx));
             self.reading = None;
             match page {
                 Ok(page) if self.may_be_repaired(&page) => self.read_after(REPAIR),
@@ -158,13 +164,14 @@ impl Follower {
                 }
                 Err(_) => self.read_after(RETRY),
             }
-            return;
+            return Poll::Ready(());
         }
-        match self.mailbox.read().await {
+        match ready!(self.mailbox.poll_read(cx)) {
             Some(heard) => self.hear(heard),
             // The hub forgot this seat, which only dropping the follower does.
-            None => std::future::pending().await,
+            None => return Poll::Pending,
         }
+        Poll::Ready(())
     }
 
     /// Whether all that is known to be in the history was handed out, or can't be for now: whoever waits for something

@@ -99,13 +99,14 @@ pub fn serve_client(
 ) -> impl Future<Output = ()> + Send {
     let beginning = Box::pin(begin(node, opened, service, upgrade));
     async move {
-        let (mut client, mut mailbox, wire) = beginning.await;
-        match wire {
-            Some((mut reader, mut writer)) => {
+        let (mut client, mut mailbox, mut wire) = beginning.await;
+        // By reference: moved, they would be there twice.
+        match &mut wire {
+            Some((reader, writer)) => {
                 client.outbox.attach(writer.wire());
-                let ending = client.run(&mut mailbox, &mut reader, &mut writer).await;
+                let ending = client.run(&mut mailbox, reader, writer).await;
                 client.outbox.detach();
-                Box::pin(client.end(ending, mailbox, Some((&mut reader, &mut writer)))).await;
+                Box::pin(client.end(ending, mailbox, Some((reader, writer)))).await;
             }
             None => Box::pin(client.end(Ending::Gone, mailbox, None)).await,
         }
@@ -353,6 +354,7 @@ mod tests {
     fn an_idle_socket_is_small() {
         let never = || -> Ready<Option<Upgraded>> { ready(None) };
         let sizes = (task(|node, opened, service| serve_client(node, opened, service, never())), size_of::<Client>());
-        assert!(sizes.0 <= 1 && sizes.1 <= 1, "{sizes:?}");
+        // With what the runtime adds, 768 and 1 280 bytes of memory.
+        assert!(sizes.0 <= 632 && sizes.1 <= 1_280, "{sizes:?}");
     }
 }

@@ -93,10 +93,9 @@ pub fn serve_sibling(
 ) -> impl Future<Output = ()> + Send {
     let beginning = Box::pin(begin(node, socket, ping, upgrade));
     async move {
-        if let Some((mut sibling, mut reader, mut writer)) = beginning.await {
-            let closing = sibling.run(&mut reader, &mut writer).await;
-            Box::pin(sibling.end(closing, reader, writer)).await;
-        }
+        let Some((mut sibling, mut reader, mut writer)) = beginning.await else { return };
+        let closing = sibling.run(&mut reader, &mut writer).await;
+        Box::pin(sibling.end(closing, reader, writer)).await;
     }
 }
 
@@ -349,6 +348,6 @@ mod tests {
     fn an_idle_sibling_is_small() {
         let never = || -> Ready<Option<Upgraded>> { ready(None) };
         let sizes = (task(|node, socket, ping| serve_sibling(node, socket, ping, never())), size_of::<Sibling>());
-        assert!(sizes.0 <= 1 && sizes.1 <= 1, "{sizes:?}");
+        assert!(sizes.0 <= 632 && sizes.1 <= 1_536, "{sizes:?}");
     }
 }

@@ -1,6 +1,13 @@
 //! The writing half of a WebSocket: bytes that are encoded already go onto the wire, as many in one write as wait.
 
-use std::{cell::RefCell, collections::VecDeque, future::poll_fn, io, io::IoSlice, sync::Arc};
+use std::{
+    cell::RefCell,
+    collections::VecDeque,
+    future::poll_fn,
+    io,
+    io::IoSlice,
+    sync::{Arc, Weak},
+};
 
 use bytes::{BufMut, Bytes, BytesMut};
 use parking_lot::Mutex;
@@ -34,13 +41,13 @@ thread_local! {
 /// The writing half, as its socket's actor has it. What is queued may be written through [`Writer::wire`] as well.
 pub(super) struct Writer {
     pen: Arc<Pen>,
-    _permit: Box<dyn std::any::Any + Send + Sync>,
 }
 
 /// Held by one writer at a time, so that frames stay whole and in order.
 struct Pen {
     tcp: OwnedWriteHalf,
     sheet: Mutex<Sheet>,
+    _permit: Box<dyn std::any::Any + Send + Sync>,
 }
 
 /// What is being written.
@@ -73,12 +80,13 @@ fn control(opcode: u8, payload: &[u8]) -> Bytes {
 
 impl Writer {
     pub(super) fn new(tcp: OwnedWriteHalf, permit: Box<dyn std::any::Any + Send + Sync>) -> Self {
-        Self { pen: Arc::new(Pen { tcp, sheet: Mutex::default() }), _permit: permit }
+        Self { pen: Arc::new(Pen { tcp, sheet: Mutex::default(), _permit: permit }) }
     }
 
     /// Where postmen may put what is queued.
-    pub(super) fn wire(&self) -> Arc<dyn Wire> {
-        Arc::clone(&self.pen) as Arc<dyn Wire>
+    pub(super) fn wire(&self) -> Weak<dyn Wire> {
+        let pen: Arc<dyn Wire> = Arc::clone(&self.pen) as _;
+        Arc::downgrade(&pen)
     }
 
     pub(super) fn ping(&mut self, payload: &[u8]) {
