@@ -1,7 +1,7 @@
 //! Floor 1: who is here, in this node's memory.
 //!
 //! The clients and siblings whose sockets this node has, who sits in which room, and the fan-out of frames to them.
-//! Nothing here waits, and nothing here knows that other nodes exist.
+//! Nothing here waits for anything outside, and nothing here knows that other nodes exist.
 
 mod bell;
 mod mailbox;
