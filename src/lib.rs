@@ -25,13 +25,15 @@
 //! [`ClientMail`](node::ClientMail), the hub's [`Heard`](hub::Heard).
 //!
 //! Frames of one burst are one [`Run`](protocol::Run) from the sender's socket to the receivers': encoded once, shared
-//! by reference count, written together. tokio-tungstenite reads sockets; writing is ours, so that what was encoded
-//! once need not be encoded again, and so that control frames go where we put them.
+//! by reference count, written together. Reading and writing frames is ours: what was encoded once need not be encoded
+//! again, control frames go where we put them, and an idle socket has no buffers.
 //!
 //! # The three flows
 //! **A frame.** On the sender's node: `socket::client` reads it → `Client::hear` joins it with what else has
 //! arrived → [`Node::publish`](node::Node::publish) → `Room::fan_out` into the outboxes of members here, and one
-//! publish for all other nodes. There: `node::inbound` → `Room::fan_out` → outbox → `socket::write` → wire.
+//! publish for all other nodes. There: `node::inbound` → `Room::fan_out` → outbox. A postman ([`Postmen`](hub::Postmen))
+//! goes from outbox to outbox → `socket::write` → wire. The receivers' actors sleep on, unless a wire does not take it all:
+//! then its own actor waits for it.
 //!
 //! **A command.** `socket::sibling` decodes it → `Calls::answer` checks grant and params →
 //! [`Node::ask`](node::Node::ask) finds the node that has the client socket → its `node::inbound` (or nobody, if it is

@@ -104,7 +104,7 @@ async fn a_client_socket_that_nobody_comes_for_is_given_up() {
         json!({"jsonrpc": "2.0", "id": 1, "method": "client.push", "params": {"text": "anybody?", "key": "k"}});
     sibling.send(Message::text(push.to_string())).await.expect("an open socket");
     // Its mail waits in the mailbox.
-    until("the command has come", || memory.kept().records > 0 && unserved.mailbox.len() == 1).await;
+    until("the command has come", || memory.kept().records > 0 && unserved.mailbox.waiting() == 1).await;
     drop(unserved);
     let mut client = open(&b, pair, Side::Client).await;
     // Sent again for as long as nobody was there, it finds the one that is.

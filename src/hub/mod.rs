@@ -1,9 +1,12 @@
 //! Floor 1: who is here, in this node's memory.
 //!
 //! The clients and siblings whose sockets this node has, who sits in which room, and the fan-out of frames to them.
-//! Nothing here waits, and nothing here knows that other nodes exist.
+//! Nothing here waits for anything outside, and nothing here knows that other nodes exist.
 
+mod bell;
+mod mailbox;
 mod outbox;
+mod postmen;
 mod queue;
 mod room;
 mod watch;
@@ -11,9 +14,10 @@ mod watch;
 use std::sync::Arc;
 
 use dashmap::{DashMap, Entry};
-use tokio::sync::mpsc;
 
-pub use outbox::Outbox;
+pub use mailbox::{Mailbox, Slot, Unsent, mailbox};
+pub use outbox::{Disconnected, Flushed, Outbox, Wire};
+pub use postmen::Postmen;
 pub use queue::{Dropped, Hearing, Item, Level, Reached, Resumed, Source};
 pub use room::Room;
 pub use watch::{Ear, Heard, Piece, Seat, Watch};
@@ -24,8 +28,8 @@ use crate::protocol::{Fence, NodeId, PairId, RoomName, Topic};
 pub struct Client<M> {
     /// Which of the pair's client sockets.
     pub fence: Fence,
-    /// Where its actor reads. Boxed, because a channel keeps room for dozens of what it carries.
-    pub mailbox: mpsc::Sender<Box<M>>,
+    /// To its actor.
+    pub slot: Slot<M>,
 }
 
 /// This node's memory. `M` is the mail that client actors take.
@@ -33,11 +37,15 @@ pub struct Hub<M> {
     rooms: DashMap<RoomName, Arc<Room>>,
     clients: DashMap<PairId, Client<M>>,
     watches: DashMap<Topic, Watch>,
+    /// Who carries frames to the wires.
+    pub postmen: Arc<Postmen>,
 }
 
 impl<M> Default for Hub<M> {
     fn default() -> Self {
-        Self { rooms: DashMap::new(), clients: DashMap::new(), watches: DashMap::new() }
+        // One for each core: what they do is all work and no waiting.
+        let postmen = Postmen::new(std::thread::available_parallelism().map_or(1, usize::from));
+        Self { rooms: DashMap::new(), clients: DashMap::new(), watches: DashMap::new(), postmen: Arc::new(postmen) }
     }
 }
 
@@ -57,7 +65,7 @@ impl<M> Hub<M> {
     /// Seats a client in a room: frames reach its outbox from now on.
     pub fn enter(&self, name: &RoomName, pair: PairId, outbox: &Arc<Outbox>) -> Arc<Room> {
         // The entry stays locked while the member is added, so that an emptied room can't be removed in between.
-        let room = self.rooms.entry(name.clone()).or_insert_with(|| Arc::new(Room::new(name.clone())));
+        let room = self.rooms.entry(name.clone()).or_insert_with(|| Arc::new(Room::new(name.clone(), &self.postmen)));
         room.add(pair, outbox);
         Arc::clone(&room)
     }
@@ -94,12 +102,10 @@ impl<M> Hub<M> {
     /// # Errors
     /// [`Absent`] when the pair's client socket is not here, or its mailbox is full.
     pub fn send(&self, pair: PairId, mail: M) -> Result<(), Absent<M>> {
-        let Some(mailbox) = self.clients.get(&pair).map(|client| client.mailbox.clone()) else {
-            return Err(Absent::NotHere(mail));
-        };
-        mailbox.try_send(Box::new(mail)).map_err(|e| match e {
-            mpsc::error::TrySendError::Full(mail) => Absent::Busy(*mail),
-            mpsc::error::TrySendError::Closed(mail) => Absent::NotHere(*mail),
+        let Some(client) = self.clients.get(&pair) else { return Err(Absent::NotHere(mail)) };
+        client.slot.send(mail).map_err(|unsent| match unsent {
+            Unsent::Full(mail) => Absent::Busy(mail),
+            Unsent::Closed(mail) => Absent::NotHere(mail),
         })
     }
 

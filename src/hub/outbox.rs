@@ -1,31 +1,60 @@
 //! Outboxes: what waits to be written to one client socket.
 //!
-//! Bounded in bytes. Everyone in the room may push; only the socket's actor takes. A push is one short lock, one
-//! reference count and, only when the actor may be asleep, one wake-up.
+//! Bounded in bytes. Everyone in the room may push, and whoever holds the wire takes: a postman, or the socket's actor
+//! with what a postman could not put onto the wire at once. A push is one short lock and one reference count.
 
 use std::{
     collections::VecDeque,
     future::Future,
     sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering::Relaxed},
+        Arc, Weak,
+        atomic::{AtomicBool, Ordering::Acquire, Ordering::Relaxed, Ordering::Release},
     },
 };
 
 use bytes::Bytes;
 use parking_lot::Mutex;
-use tokio::sync::Notify;
 
-use super::queue::{Hearing, Item, Level, Queue, Reached, Resumed, Source};
+use super::{
+    bell::Bell,
+    queue::{Hearing, Item, Level, Queue, Reached, Resumed, Source},
+};
 use crate::protocol::{Mark, PausePolicy, Run, Slow};
+
+/// How far a flush went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Flushed {
+    /// Nothing waits any more.
+    All,
+    /// The kernel takes no more for now.
+    Blocked,
+    /// It had its turn: more waits, and the kernel may take more.
+    Turn,
+}
+
+/// The connection is gone.
+#[derive(Debug)]
+pub struct Disconnected;
+
+/// Where what is queued goes.
+pub trait Wire: Send + Sync {
+    /// Writes what is queued, as far as the kernel takes it. Never waits.
+    ///
+    /// # Errors
+    /// [`Disconnected`] when the peer is gone.
+    fn flush(&self, outbox: &Outbox) -> Result<Flushed, Disconnected>;
+}
 
 /// The queue towards one client socket.
 pub struct Outbox {
     queue: Mutex<Queue>,
-    changed: Notify,
+    changed: Bell,
     news: AtomicBool,
     /// Whether anybody wants to know of marks.
     watches_marks: AtomicBool,
+    /// Where postmen carry it, while a socket is served. It is the socket's own.
+    wire: Mutex<Option<Weak<dyn Wire>>>,
+    wired: AtomicBool,
 }
 
 impl Outbox {
@@ -34,9 +63,11 @@ impl Outbox {
     pub fn new(limit: usize, slow: Slow) -> Self {
         Self {
             queue: Mutex::new(Queue::new(limit, slow)),
-            changed: Notify::new(),
+            changed: Bell::default(),
             news: AtomicBool::new(false),
             watches_marks: AtomicBool::new(false),
+            wire: Mutex::new(None),
+            wired: AtomicBool::new(false),
         }
     }
 
@@ -52,29 +83,56 @@ impl Outbox {
         (outcome, news)
     }
 
-    /// Queues a run as far as the bound and the pause allow.
-    pub fn push(&self, run: &Run) {
-        self.push_if(run, |_| true);
+    /// Queues a run as far as the bound and the pause allow. True when it is to be carried: then a postman is to be sent.
+    pub fn push(&self, run: &Run) -> bool {
+        self.push_if(run, |_| true)
     }
 
     /// The same if what comes from there is for it.
-    pub fn offer(&self, run: &Run, source: Source) {
-        self.push_if(run, |queue| queue.hears(source));
+    pub fn offer(&self, run: &Run, source: Source) -> bool {
+        self.push_if(run, |queue| queue.hears(source))
     }
 
-    fn push_if(&self, run: &Run, takes: impl FnOnce(&Queue) -> bool) {
-        let (was_empty, news) = self.with(|queue| {
+    fn push_if(&self, run: &Run, takes: impl FnOnce(&Queue) -> bool) -> bool {
+        let (first, news) = self.with(|queue| {
             if !takes(queue) {
                 return false;
             }
             let was_empty = queue.level.queued_frames == 0;
             queue.push(run);
-            was_empty
+            was_empty && queue.level.queued_frames > 0
         });
-        // While frames wait the actor is busy writing, and will come back for these by itself.
-        if was_empty || news {
-            self.changed.notify_one();
+        // While frames wait somebody is busy writing, and will come back for these by itself.
+        let carried = first && self.wired.load(Acquire);
+        if first && !carried || news {
+            self.changed.ring();
         }
+        carried
+    }
+
+    /// From now on postmen carry what is pushed to this wire.
+    pub fn attach(&self, wire: Weak<dyn Wire>) {
+        *self.wire.lock() = Some(wire);
+        self.wired.store(true, Release);
+        // What was pushed before is the actor's.
+        self.changed.ring();
+    }
+
+    /// No postman carries anything from now on, nor is one just about to.
+    pub fn detach(&self) {
+        self.wired.store(false, Release);
+        *self.wire.lock() = None;
+    }
+
+    /// A postman carries what is queued, and wakes the actor for what is left and for news. True when it is to come again.
+    pub(super) fn carry(&self) -> bool {
+        let wire = self.wire.lock();
+        let flushed = wire.as_ref().and_then(Weak::upgrade).map(|wire| wire.flush(self));
+        drop(wire);
+        if !matches!(flushed, Some(Ok(Flushed::All | Flushed::Turn))) || self.news.load(Relaxed) {
+            self.changed.ring();
+        }
+        matches!(flushed, Some(Ok(Flushed::Turn)))
     }
 
     /// Whether marks are taken from now on.
@@ -100,7 +158,7 @@ impl Outbox {
                 }
             });
             if news {
-                self.changed.notify_one();
+                self.changed.ring();
             }
         }
     }
@@ -129,7 +187,7 @@ impl Outbox {
     /// Queues what the room has kept, for one that does not hear what the room says.
     pub fn push_kept(&self, run: &Run) {
         self.with(|queue| queue.push_kept(run.clone()));
-        self.changed.notify_one();
+        self.changed.ring();
     }
 
     /// The number of frames that it has been given so far, dropped ones left out.
@@ -153,14 +211,18 @@ impl Outbox {
         self.with(|queue| queue.take(bytes, into));
     }
 
-    /// Reports bytes as written: the queue shrinks.
-    pub fn wrote(&self, bytes: usize) {
-        self.with(|queue| queue.wrote(bytes));
+    /// Reports bytes as written: the queue shrinks. True when there are frames to be taken.
+    pub fn wrote(&self, bytes: usize) -> bool {
+        let wrote = |queue: &mut Queue| {
+            queue.wrote(bytes);
+            queue.level.queued_frames > 0
+        };
+        self.with(wrote).0
     }
 
     /// Completes when something was pushed into an empty queue, or there is news.
     pub fn changed(&self) -> impl Future<Output = ()> + '_ {
-        self.changed.notified()
+        self.changed.heard()
     }
 
     /// Whether there is news since this was last asked: a flag of the level is another, something was lost, or a mark's
@@ -192,7 +254,7 @@ impl Outbox {
             queue.enqueue(run.clone());
             queue.promise()
         });
-        self.changed.notify_one();
+        self.changed.ring();
         position
     }
 
@@ -210,14 +272,14 @@ impl Outbox {
     /// Lets delivery go on.
     pub fn resume(&self) -> Resumed {
         let (resumed, _) = self.with(Queue::resume);
-        self.changed.notify_one();
+        self.changed.ring();
         resumed
     }
 
     /// Changes bound and policy.
     pub fn set(&self, limit: usize, slow: Slow) {
         self.with(|queue| queue.set(limit, slow));
-        self.changed.notify_one();
+        self.changed.ring();
     }
 }
 

@@ -10,8 +10,6 @@ use bytes::Bytes;
 
 use crate::protocol::{Mark, PausePolicy, Run, Slow};
 
-/// How many runs an empty queue keeps room for.
-const IDLE_CAPACITY: usize = 16;
 /// Marks between frames that are dropped are kept while all marks hold at most this part of the bound; beyond, the
 /// oldest go like the frames around them, so that marks can't keep frames out.
 const SHARE_OF_MARKS: usize = 4;
@@ -265,6 +263,9 @@ impl Queue {
     pub(super) fn enqueue(&mut self, run: Run) {
         self.level.queued_bytes += run.len();
         self.level.queued_frames += run.frames();
+        if self.line.capacity() == 0 {
+            self.line.reserve_exact(1);
+        }
         self.line.push_back(Item::Run(run));
         self.settle();
     }
@@ -310,8 +311,8 @@ impl Queue {
             }
         }
         self.reach();
-        // A burst is no reason to keep its memory.
-        if self.level.queued_frames == 0 && self.line.capacity() + self.promised.capacity() > IDLE_CAPACITY {
+        // Idle sockets keep room for one.
+        if self.promised.is_empty() && self.line.is_empty() && self.promised.capacity() + self.line.capacity() > 1 {
             (self.promised, self.line) = (VecDeque::new(), VecDeque::new());
         }
     }

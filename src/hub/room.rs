@@ -4,20 +4,21 @@ use std::sync::Arc;
 
 use parking_lot::RwLock;
 
-use super::{Hearing, Outbox, Source};
+use super::{Hearing, Outbox, Postmen, Source};
 use crate::protocol::{Mark, PairId, RoomName, Run};
 
 /// The members of a room on this node.
 pub struct Room {
     name: RoomName,
     members: RwLock<Vec<(PairId, Arc<Outbox>)>>,
+    postmen: Arc<Postmen>,
 }
 
 impl Room {
     /// A room without members.
     #[must_use]
-    pub fn new(name: RoomName) -> Self {
-        Self { name, members: RwLock::default() }
+    pub fn new(name: RoomName, postmen: &Arc<Postmen>) -> Self {
+        Self { name, members: RwLock::default(), postmen: Arc::clone(postmen) }
     }
 
     /// Its name.
@@ -26,16 +27,17 @@ impl Room {
         &self.name
     }
 
-    /// Hands a run to every member but one, its sender: a reference count and a short lock each. Then it is passed `on`,
-    /// while no outbox can begin to hear or cease to.
+    /// Hands a run to every member but one, its sender: a reference count and a short lock each, and a second reference
+    /// count where it is the first that waits. Then it is passed `on`, while no outbox can begin to hear or cease to.
     pub fn fan_out<T>(&self, run: &Run, source: Source, except: Option<PairId>, on: impl FnOnce() -> T) -> T {
         let members = self.members.read();
-        for (pair, outbox) in members.iter() {
-            if except != Some(*pair) {
-                outbox.offer(run, source);
-            }
-        }
-        on()
+        let others = members.iter().filter(|(pair, _)| except != Some(*pair));
+        let due: Vec<_> =
+            others.filter(|(_, outbox)| outbox.offer(run, source)).map(|(_, outbox)| Arc::clone(outbox)).collect();
+        let passed = on();
+        drop(members);
+        self.postmen.send(due, run.len());
+        passed
     }
 
     /// Hands a mark to every member whose siblings want to know of marks, its sender among them. Then it is passed `on`,

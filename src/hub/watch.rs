@@ -8,8 +8,8 @@ use std::sync::{
 use bytes::Bytes;
 use parking_lot::Mutex;
 use serde_json::Value;
-use tokio::sync::mpsc;
 
+use super::Slot;
 use crate::protocol::{Event, EventKind, NodeId, PairId, Position, Watching};
 
 /// A piece of a history, as all its listeners here share it.
@@ -81,8 +81,8 @@ impl Ear {
 pub struct Seat {
     /// Its own number.
     pub number: u64,
-    /// Where it listens.
-    pub mailbox: mpsc::Sender<Heard>,
+    /// To the listener.
+    pub slot: Slot<Heard>,
     /// Set when the mailbox was full.
     pub missed: Arc<AtomicBool>,
     /// Who it is, if it counts.
@@ -99,6 +99,10 @@ pub struct Watch {
 
 impl Watch {
     pub(super) fn add(&mut self, seat: Seat) {
+        // Most pairs have one listener.
+        if self.seats.is_empty() {
+            self.seats.reserve_exact(1);
+        }
         self.seats.push(seat);
     }
 
@@ -110,7 +114,7 @@ impl Watch {
 
     pub(super) fn tell(&self, heard: &Heard) {
         for seat in &self.seats {
-            if seat.mailbox.try_send(heard.clone()).is_err() {
+            if seat.slot.send(heard.clone()).is_err() {
                 seat.missed.store(true, Relaxed);
             }
         }

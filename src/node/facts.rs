@@ -63,7 +63,7 @@ impl Facts {
     /// [`Fault::Internal`] when they can't be encoded.
     pub fn write(&self) -> Result<bytes::Bytes, Failure> {
         let bytes = rmp_serde::to_vec_named(self);
-        bytes.map(Into::into).map_err(|e| Failure::new(Fault::Internal, e.to_string()))
+        bytes.map(|bytes| bytes.into_boxed_slice().into()).map_err(|e| Failure::new(Fault::Internal, e.to_string()))
     }
 
     /// How long the pair waits for a client socket.

@@ -2,16 +2,18 @@
 
 use std::{
     collections::VecDeque,
+    future::poll_fn,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering::Relaxed},
     },
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
 use futures_util::{FutureExt as _, future::BoxFuture};
 use serde_json::Value;
-use tokio::{sync::mpsc, time::sleep};
+use tokio::time::sleep;
 
 use super::{
     Node,
@@ -20,7 +22,7 @@ use super::{
 };
 use crate::{
     broker::{BrokerError, Entry, Page},
-    hub::{Ear, Heard, Piece, Seat},
+    hub::{Ear, Heard, Mailbox, Piece, Seat, mailbox},
     protocol::{EventKind, Failure, Position, Topic},
 };
 
@@ -47,7 +49,7 @@ pub struct Follower {
     node: Arc<Node>,
     topic: Topic,
     seat: u64,
-    mailbox: mpsc::Receiver<Heard>,
+    mailbox: Mailbox<Heard>,
     missed: Arc<AtomicBool>,
     replay: Replay,
     reading: Option<BoxFuture<'static, Result<Page, BrokerError>>>,
@@ -77,11 +79,11 @@ impl Follower {
         after: Option<Position>,
         ear: Option<Arc<Ear>>,
     ) -> Result<Self, Failure> {
-        let (sender, mailbox) = mpsc::channel(MAILBOX);
+        let (slot, mailbox) = mailbox(MAILBOX);
         let missed = Arc::new(AtomicBool::new(false));
         let seat = node.numbers.fetch_add(1, Relaxed);
         node.interest.add(&topic).await?;
-        node.hub.attach(&topic, Seat { number: seat, mailbox: sender, missed: Arc::clone(&missed), ear });
+        node.hub.attach(&topic, Seat { number: seat, slot, missed: Arc::clone(&missed), ear });
         // From here on, dropping the follower undoes it.
         let at = after.unwrap_or_default();
         let mut follower = Self {
@@ -146,9 +148,13 @@ impl Follower {
 
     /// Completes when a page was read, or something was heard; whether or not there is something next then. May be
     /// dropped while it waits.
-    pub async fn proceed(&mut self) {
+    pub fn proceed(&mut self) -> impl Future<Output = ()> + '_ {
+        poll_fn(|cx| self.poll_proceed(cx))
+    }
+
+    fn poll_proceed(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if let Some(reading) = &mut self.reading {
-            let page = reading.await;
+            let page = ready!(reading.as_mut().poll(cx));
             self.reading = None;
             match page {
                 Ok(page) if self.may_be_repaired(&page) => self.read_after(REPAIR),
@@ -158,13 +164,14 @@ impl Follower {
                 }
                 Err(_) => self.read_after(RETRY),
             }
-            return;
+            return Poll::Ready(());
         }
-        match self.mailbox.recv().await {
+        match ready!(self.mailbox.poll_read(cx)) {
             Some(heard) => self.hear(heard),
             // The hub forgot this seat, which only dropping the follower does.
-            None => std::future::pending().await,
+            None => return Poll::Pending,
         }
+        Poll::Ready(())
     }
 
     /// Whether all that is known to be in the history was handed out, or can't be for now: whoever waits for something

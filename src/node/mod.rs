@@ -299,6 +299,15 @@ impl Node {
         node.read_chronicle().await?;
         node.first_beat().await?;
         node.spawn("inbound", Arc::clone(&node).read_inbound(link.deliveries));
+        for number in 0..node.hub.postmen.count() {
+            let here = Arc::clone(&node);
+            node.spawn("postman", async move {
+                tokio::select! {
+                    () = here.hub.postmen.work(number) => {}
+                    () = here.stopped() => {}
+                }
+            });
+        }
         node.spawn("pulse", Arc::clone(&node).keep_pulse());
         node.spawn("heads", Arc::clone(&node).watch_heads());
         node.spawn("chronicle", Arc::clone(&node).follow_chronicle());

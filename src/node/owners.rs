@@ -171,7 +171,7 @@ impl Node {
             self.contribute(name, None, &[share], history).await?;
             return Ok(json!({"room": name, "members": state.members}));
         }
-        let here = self.hub.room(name).unwrap_or_else(|| Arc::new(Room::new(name.clone())));
+        let here = self.hub.room(name).unwrap_or_else(|| Arc::new(Room::new(name.clone(), &self.hub.postmen)));
         if !self.publish(&here, spec, &Run::of(kind, payload), None) {
             return Err(Failure::new(Fault::BrokerUnavailable, "the broker is behind: try again"));
         }

@@ -6,7 +6,6 @@ use std::{
 };
 
 use serde_json::{Value, json};
-use tokio::sync::mpsc;
 
 use super::{
     ClientMail, Entrant, Facts, Found, NewPair, Node, Parting, Past, Resumption, Ruling, Wish,
@@ -17,7 +16,7 @@ use super::{
 };
 use crate::{
     broker::{BrokerError, Group, Member, Step},
-    hub::{Client, Hearing, Outbox, Room},
+    hub::{Client, Hearing, Mailbox, Outbox, Room, mailbox},
     protocol::{
         Chosen, Failure, Fault, Fence, Format, Grants, LONGEST_TICKET, PairId, Position, Reply, SiblingId, Side,
         Ticket, Watching,
@@ -48,7 +47,7 @@ pub struct Opened {
     /// Where it came to its room's talk.
     pub talk: Position,
     /// Its actor's mail.
-    pub mailbox: mpsc::Receiver<Box<ClientMail>>,
+    pub mailbox: Mailbox<ClientMail>,
 }
 
 /// A client socket that was opened and is not served yet. Dropped, it is given up: whoever wanted it may go away at any
@@ -216,9 +215,9 @@ impl Node {
             }
         };
         let entrant = Entrant { authority: &facts.authority, offers: &facts.offers };
-        let (sender, mailbox) = mpsc::channel(MAILBOX);
+        let (slot, mailbox) = mailbox(MAILBOX);
         // An older one that is still here was taken for dead, and does not know it yet: its mailbox closes.
-        drop(self.hub.register(pair, Client { fence, mailbox: sender }));
+        drop(self.hub.register(pair, Client { fence, slot }));
         let entry = match self.enter((pair, fence), &facts.room, &entrant, ruling).await {
             Ok(entry) => entry,
             Err(failure) => {
@@ -285,10 +284,10 @@ impl Node {
     }
 
     /// Closes a mailbox that nobody reads any more: whoever left mail in it is to look elsewhere.
-    pub fn return_mail(self: &Arc<Self>, mut mailbox: mpsc::Receiver<Box<ClientMail>>) {
+    pub fn return_mail(self: &Arc<Self>, mut mailbox: Mailbox<ClientMail>) {
         mailbox.close();
-        while let Ok(mail) = mailbox.try_recv() {
-            if let ClientMail::Command { reply, .. } | ClientMail::Yield { reply, .. } = *mail {
+        while let Some(mail) = mailbox.read_here() {
+            if let ClientMail::Command { reply, .. } | ClientMail::Yield { reply, .. } = mail {
                 self.reply(reply, Reply::NotHere);
             }
         }

@@ -59,7 +59,9 @@ pub struct Turn {
 pub struct Replay {
     at: Position,
     /// Where it stood before that, newest last.
-    before: [Option<Position>; REMEMBERED],
+    before: [Position; REMEMBERED],
+    /// How many of these there are.
+    remembered: u8,
     /// The history turned out to be another: that is told together with what follows.
     parted: bool,
     /// Where it stood when the last look showed a head below it.
@@ -70,7 +72,7 @@ impl Replay {
     /// Behind `at`.
     #[must_use]
     pub fn new(at: Position) -> Self {
-        Self { at, before: [None; REMEMBERED], parted: false, odd: None }
+        Self { at, before: [Position::START; REMEMBERED], remembered: 0, parted: false, odd: None }
     }
 
     /// The position of the last admitted entry; while a history that parted is read, where the reading goes on.
@@ -149,16 +151,18 @@ impl Replay {
 
     fn advance(&mut self, to: Position) {
         self.before.rotate_left(1);
-        self.before[REMEMBERED - 1] = Some(self.at);
+        self.before[REMEMBERED - 1] = self.at;
+        self.remembered = (self.remembered + 1).min(REMEMBERED as u8);
         self.at = to;
     }
 
     /// Stands where it stood before, as far back as an entry within `kept` can be; false when it never stood there.
     fn step_back(&mut self, kept: RangeInclusive<u64>) -> bool {
-        while let Some(at) = self.before[REMEMBERED - 1].take() {
+        while self.remembered > 0 {
+            self.remembered -= 1;
+            self.at = std::mem::replace(&mut self.before[REMEMBERED - 1], Position::START);
             self.before.rotate_right(1);
-            self.at = at;
-            if kept.contains(&at.offset) {
+            if kept.contains(&self.at.offset) {
                 return true;
             }
         }

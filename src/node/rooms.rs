@@ -3,7 +3,7 @@
 //! What holds is said, in this order, by the specification that an account set (a rule in the registry, the same for
 //! all nodes), by the node's configuration, and by its defaults.
 
-use std::sync::{Arc, atomic::Ordering::Relaxed};
+use std::sync::{Arc, LazyLock, atomic::Ordering::Relaxed};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -28,6 +28,13 @@ pub struct RoomDefaults {
     pub public: bool,
     /// The configuration's own specifications: the most exact pattern counts.
     pub specs: Vec<(Pattern, Arc<RoomSpec>)>,
+}
+
+/// What rooms are that nobody has specified, private and public ones: the same for all of them.
+static PLAIN: [LazyLock<Arc<RoomSpec>>; 2] = [LazyLock::new(|| plain(false)), LazyLock::new(|| plain(true))];
+
+fn plain(public: bool) -> Arc<RoomSpec> {
+    Arc::new(RoomSpec { public, ..RoomSpec::default() })
 }
 
 /// What holds in a room.
@@ -174,10 +181,7 @@ impl Node {
         let configured = defaults.specs.iter().filter(|(pattern, _)| pattern.covers(room));
         match configured.max_by_key(|(pattern, _)| pattern.weight()) {
             Some((_, spec)) => Ruling { spec: Arc::clone(spec), owner: Some(Account::Admin), version: 0 },
-            None => {
-                let spec = RoomSpec { public: defaults.public, ..RoomSpec::default() };
-                Ruling { spec: Arc::new(spec), owner: None, version: 0 }
-            }
+            None => Ruling { spec: Arc::clone(&PLAIN[usize::from(defaults.public)]), owner: None, version: 0 },
         }
     }
 

@@ -157,10 +157,17 @@ impl Story {
             Ok(Appended::At(last, _)) => {
                 self.away = false;
                 self.answer(self.carried, None);
+                // Most sockets have told little.
+                if self.stands.is_empty() {
+                    self.stands.reserve_exact(self.carried);
+                }
                 let carried = std::mem::take(&mut self.carried) as u64;
                 for (chapter, behind) in self.waiting.drain(..carried as usize).zip((0..carried).rev()) {
                     let at = Position { offset: last.offset.saturating_sub(behind), nonce: chapter.draft.nonce };
                     self.stands.push_back((at, chapter.draft));
+                }
+                if self.waiting.is_empty() {
+                    self.waiting = VecDeque::new();
                 }
                 self.stands.drain(..self.stands.len().saturating_sub(DRAFTS));
                 Told::Well
@@ -243,7 +250,7 @@ pub(super) fn draft_with(kind: EventKind, data: Value, cause: Option<Cause>, uns
     // What can't be encoded can't be told: that it is missing can.
     let payload = payload.unwrap_or_else(|failure| {
         tracing::error!(?kind, %failure, "an event could not be encoded");
-        Vec::new()
+        Box::default()
     });
     Draft { nonce: rand::random(), payload: payload.into() }
 }

@@ -150,8 +150,10 @@ impl Event {
     ///
     /// # Errors
     /// When it can't be encoded.
-    pub fn encode(&self) -> Result<Vec<u8>, Failure> {
-        rmp_serde::to_vec_named(self).map_err(|e| Failure::new(super::Fault::Internal, e.to_string()))
+    pub fn encode(&self) -> Result<Box<[u8]>, Failure> {
+        // It may be kept for long, without the room that was there for more.
+        let bytes = rmp_serde::to_vec_named(self).map(Vec::into_boxed_slice);
+        bytes.map_err(|e| Failure::new(super::Fault::Internal, e.to_string()))
     }
 
     /// Whether it is of this pair, in a room's talk.

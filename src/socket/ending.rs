@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use serde_json::json;
-use tokio::{sync::mpsc, time::Duration};
+use tokio::time::Duration;
 
 use super::{client::Client, farewell, read::Reader, write::Writer};
 use crate::{
-    hub::Outbox,
+    hub::{Mailbox, Outbox},
     node::{ClientMail, Node, Parted, Parting, ReplyTo, ended_because},
     protocol::{Cause, CloseCode, Closing, Fence, PairId, Reply, Stand},
 };
@@ -54,9 +54,9 @@ impl Client {
     /// Everything that is to happen when a socket ends, in this order: no frame goes in or out any more; the peer is
     /// told; the pair is free for its next socket; siblings hear of it; who wanted it gets its reply.
     pub(super) async fn end(
-        mut self,
+        mut self: Box<Self>,
         ending: Ending,
-        mailbox: mpsc::Receiver<Box<ClientMail>>,
+        mailbox: Mailbox<ClientMail>,
         wire: Option<(&mut Reader, &mut Writer)>,
     ) {
         self.node.hub.unregister(self.pair, self.fence);

@@ -134,7 +134,8 @@ impl Kept {
 /// News of what may not be there.
 pub(super) async fn news_of(kept: &mut Option<Box<Kept>>) -> News {
     match kept {
-        Some(kept) => kept.news().await,
+        // Boxed: few clients have it, and each would be as large.
+        Some(kept) => Box::pin(kept.news()).await,
         None => std::future::pending().await,
     }
 }

@@ -1,7 +1,7 @@
 //! Floor 3: one actor per socket.
 //!
-//! `read` and `write` are the two halves of a WebSocket: tokio-tungstenite reads (and guards the protocol), the
-//! writer puts bytes that were encoded elsewhere onto the wire. `client` is the actor of a client socket, the pure
+//! `read` and `write` are the two halves of a WebSocket: the reader makes messages of what arrives (`frames` guards the
+//! protocol), the writer puts bytes that were encoded elsewhere onto the wire. `client` is the actor of a client socket, the pure
 //! pipe; `sibling` that of a sibling socket; `calls` carries out what siblings ask for, over any transport.
 
 mod calls;
@@ -9,6 +9,7 @@ mod client;
 mod discover;
 mod ending;
 mod farewell;
+mod frames;
 mod heartbeat;
 mod inflow;
 mod jobs;
@@ -48,14 +49,14 @@ pub struct Upgraded {
 
 impl Upgraded {
     /// The two halves, for messages of at most `limit` bytes.
-    async fn split(self, limit: usize) -> (Reader, Writer) {
+    fn split(self, limit: usize) -> (Reader, Writer) {
         let (read, write) = self.tcp.into_split();
-        (Reader::new(read, self.leftover, limit).await, Writer::new(write, self.permit))
+        (Reader::new(read, &self.leftover, limit), Writer::new(write, self.permit))
     }
 
     /// Tells the peer why it is refused, where it could not have seen an HTTP status.
     pub async fn refuse(self, closing: &crate::protocol::Closing) {
-        let (mut reader, mut writer) = self.split(1_024).await;
+        let (mut reader, mut writer) = self.split(1_024);
         writer.close(closing);
         farewell::part(&mut reader, &mut writer, None, farewell::LONGEST).await;
     }

@@ -49,8 +49,10 @@ impl Bucket {
     }
 }
 
-/// A bucket of one second each for frames and for bytes.
-pub(super) struct Pace {
+/// A bucket of one second each for frames and for bytes. Most peers have no limits, and are not to cost more for that.
+pub(super) struct Pace(Option<Box<Limits>>);
+
+struct Limits {
     rate: Rate,
     frames: Option<Bucket>,
     bytes: Option<Bucket>,
@@ -63,23 +65,20 @@ impl Pace {
     pub(super) fn new(rate: Option<Rate>) -> Self {
         let rate = rate.unwrap_or_default();
         let bucket = |limit: Option<f64>| limit.map(|limit| Bucket::new(limit, limit.max(1.0)));
-        Self {
-            frames: bucket(rate.messages_per_second),
-            bytes: bucket(rate.bytes_per_second),
-            rate,
-            held_since: None,
-            quiet_until: None,
-        }
+        let (frames, bytes) = (bucket(rate.messages_per_second), bucket(rate.bytes_per_second));
+        let limits = || Box::new(Limits { rate, frames, bytes, held_since: None, quiet_until: None });
+        Self((rate != Rate::default()).then(limits))
     }
 
     /// Whether there is anything to keep.
     pub(super) fn limited(&self) -> bool {
-        self.frames.is_some() || self.bytes.is_some()
+        self.0.is_some()
     }
 
     /// Counts what was read.
     pub(super) fn spend(&mut self, frames: u64, bytes: u64) {
-        for (bucket, spent) in [(&mut self.frames, frames), (&mut self.bytes, bytes)] {
+        let Some(limits) = &mut self.0 else { return };
+        for (bucket, spent) in [(&mut limits.frames, frames), (&mut limits.bytes, bytes)] {
             if let Some(bucket) = bucket {
                 bucket.spend(spent as f64);
             }
@@ -88,13 +87,23 @@ impl Pace {
 
     /// When the next frame may be read; `None` for now.
     pub(super) fn wait(&self) -> Option<Instant> {
-        [&self.frames, &self.bytes].into_iter().flatten().filter_map(Bucket::debt_until).max()
+        self.0.as_ref().and_then(|limits| limits.wait())
     }
 
     /// What is to be told of the peer being held back, after it was read: when that begins, and now and then while it
     /// goes on.
     pub(super) fn news(&mut self) -> Option<Value> {
-        if !self.limited() || self.wait().is_none() {
+        self.0.as_mut().and_then(|limits| limits.news())
+    }
+}
+
+impl Limits {
+    fn wait(&self) -> Option<Instant> {
+        [&self.frames, &self.bytes].into_iter().flatten().filter_map(Bucket::debt_until).max()
+    }
+
+    fn news(&mut self) -> Option<Value> {
+        if self.wait().is_none() {
             self.held_since = None;
             return None;
         }
@@ -163,7 +172,7 @@ mod tests {
         // It sends less for a while: that is over, and what comes then begins anew.
         advance(Duration::from_secs(5)).await;
         pace.spend(1, 5);
-        assert_eq!((pace.news(), &pace.held_since), (None, &None));
+        assert_eq!((pace.news(), &pace.0.as_ref().unwrap().held_since), (None, &None));
         pace.spend(20, 5);
         assert!(pace.news().is_some());
     }

@@ -58,17 +58,22 @@ pub struct SiblingSocket {
     pub state: Value,
 }
 
+/// The commands that are being carried out.
+type Calling = FuturesUnordered<BoxFuture<'static, Option<Value>>>;
+
 struct Sibling {
     node: Arc<Node>,
+    id: SiblingId,
     pair: PairId,
     codec: Codec,
+    feed: Feed,
     outbox: Outbox,
     heart: Heartbeat,
     pass: Pass,
     /// How fast its commands are read.
     pace: Pace,
     calls: Calls,
-    in_flight: FuturesUnordered<BoxFuture<'static, Option<Value>>>,
+    in_flight: Option<Calling>,
     /// Whether the client socket is on this node, as far as the sibling has been told.
     client_here: bool,
     leave_at: Option<Instant>,
@@ -78,60 +83,66 @@ struct Sibling {
     leaving: bool,
 }
 
-/// Serves a sibling socket until it ends: `upgrade` completes when the handshake has been answered.
-pub async fn serve_sibling(
+/// Serves a sibling socket until it ends: `upgrade` completes when the handshake has been answered. Its task is no larger
+/// than what [`Sibling::run`] needs, as for client sockets.
+pub fn serve_sibling(
+    node: Arc<Node>,
+    socket: SiblingSocket,
+    ping: Option<u64>,
+    upgrade: impl Future<Output = Option<Upgraded>> + Send,
+) -> impl Future<Output = ()> + Send {
+    let beginning = Box::pin(begin(node, socket, ping, upgrade));
+    async move {
+        let Some((mut sibling, mut reader, mut writer)) = beginning.await else { return };
+        let closing = sibling.run(&mut reader, &mut writer).await;
+        Box::pin(sibling.end(closing, reader, writer)).await;
+    }
+}
+
+async fn begin(
     node: Arc<Node>,
     socket: SiblingSocket,
     ping: Option<u64>,
     upgrade: impl Future<Output = Option<Upgraded>>,
-) {
-    let SiblingSocket { id, caller, pass, codec, mut feed, state } = socket;
+) -> Option<(Box<Sibling>, Reader, Writer)> {
+    let SiblingSocket { id, caller, pass, codec, feed, state } = socket;
     let pair = caller.pair;
-    if let Some(upgraded) = upgrade.await {
-        if let Err(failure) = node.count_in(pair, id).await {
-            tracing::debug!(%pair, %failure, "a sibling is not counted");
-        }
-        let (mut reader, mut writer) = upgraded.split(LARGEST).await;
-        let every = Duration::from_secs(ping.unwrap_or(node.settings.pipe.ping));
-        let mut sibling = Sibling {
-            heart: Heartbeat::new(every, node.settings.pong),
-            pace: Pace::new(
-                node.settings
-                    .commands_per_second
-                    .map(|limit| Rate { messages_per_second: Some(f64::from(limit.get())), bytes_per_second: None }),
-            ),
-            pair,
-            pass,
-            codec,
-            outbox: Outbox::new(QUEUE, Slow::Close),
-            in_flight: FuturesUnordered::new(),
-            client_here: state["node"] == json!(node.id),
-            leave_at: None,
-            leave_by: None,
-            leaving: false,
-            node: Arc::clone(&node),
-            calls: Calls::new(&node, caller.clone()),
-        };
-        sibling.greet(&caller, id, &feed, state);
-        let closing = sibling.run(&mut feed, &mut reader, &mut writer).await;
-        drop(feed);
-        // Side by side: neither a slow broker nor a slow peer keeps the other waiting.
-        let parting = async {
-            if let Some(closing) = closing {
-                writer.close(&closing);
-                let queue = (closing.code != CloseCode::TooSlow.number()).then_some(&sibling.outbox);
-                Box::pin(farewell::part(&mut reader, &mut writer, queue, farewell::LONGEST)).await;
-            }
-        };
-        tokio::join!(node.count_out(pair, id), parting);
+    let upgraded = upgrade.await?;
+    if let Err(failure) = node.count_in(pair, id).await {
+        tracing::debug!(%pair, %failure, "a sibling is not counted");
     }
+    let (reader, writer) = upgraded.split(LARGEST);
+    let every = Duration::from_secs(ping.unwrap_or(node.settings.pipe.ping));
+    let mut sibling = Box::new(Sibling {
+        heart: Heartbeat::new(every, node.settings.pong),
+        pace: Pace::new(
+            node.settings
+                .commands_per_second
+                .map(|limit| Rate { messages_per_second: Some(f64::from(limit.get())), bytes_per_second: None }),
+        ),
+        id,
+        pair,
+        pass,
+        codec,
+        feed,
+        outbox: Outbox::new(QUEUE, Slow::Close),
+        in_flight: None,
+        client_here: state["node"] == json!(node.id),
+        leave_at: None,
+        leave_by: None,
+        leaving: false,
+        node: Arc::clone(&node),
+        calls: Calls::new(&node, caller.clone()),
+    });
+    sibling.greet(&caller, state);
+    Some((sibling, reader, writer))
 }
 
 impl Sibling {
-    fn greet(&mut self, caller: &Caller, id: SiblingId, feed: &Feed, state: Value) {
-        let place = feed.place().clone();
+    fn greet(&mut self, caller: &Caller, state: Value) {
+        let place = self.feed.place().clone();
         let data = json!({
-            "pair": self.pair, "sibling": id, "node": self.node.id, "cursor": write_cursor(self.pair, &place, &self.node.settings.ticket_keys),
+            "pair": self.pair, "sibling": self.id, "node": self.node.id, "cursor": write_cursor(self.pair, &place, &self.node.settings.ticket_keys),
             "grants": caller.grants, "state": state, "protocol": 1,
         });
         let ready = Event { kind: EventKind::Ready, at: now_text(), data, cause: None, unsaid: None };
@@ -139,7 +150,7 @@ impl Sibling {
     }
 
     /// Runs until the socket is to be closed: with what, or `None` when the peer is gone.
-    async fn run(&mut self, feed: &mut Feed, reader: &mut Reader, writer: &mut Writer) -> Option<Closing> {
+    async fn run(&mut self, reader: &mut Reader, writer: &mut Writer) -> Option<Closing> {
         let mut alarm = std::pin::pin!(sleep_until(self.alarm_at()));
         let mut draining = Box::pin(self.node.draining.clone().cancelled_owned());
         let (mut writing, mut blocked) = (true, false);
@@ -161,16 +172,16 @@ impl Sibling {
             }
             let room = !level.lagging;
             tokio::select! {
-                item = feed.next(), if room => {
+                item = self.feed.next(), if room => {
                     writing = true;
                     self.tell(item);
                     // What else is there already goes out with it, in one write.
                     for _ in 1..TOLD_TOGETHER {
-                        let Some(item) = feed.next().now_or_never() else { break };
+                        let Some(item) = self.feed.next().now_or_never() else { break };
                         self.tell(item);
                     }
                 }
-                Some(answer) = self.in_flight.next(), if !self.in_flight.is_empty() => {
+                answer = next_answer(&mut self.in_flight), if self.in_flight.is_some() => {
                     writing = true;
                     if let Some(answer) = answer {
                         self.say(&answer);
@@ -195,14 +206,14 @@ impl Sibling {
                     let now = Instant::now();
                     if self.leave_at.is_some_and(|at| at <= now) {
                         self.leaving = true;
-                        if self.in_flight.is_empty() || self.leave_by.is_some_and(|by| by <= now) {
+                        if self.in_flight.is_none() || self.leave_by.is_some_and(|by| by <= now) {
                             return Some(Closing::new(CloseCode::Restarting));
                         }
                         self.leave_at = Some(now + LAST_REPLIES);
                         continue;
                     }
                     match self.pass.ring(now) {
-                        Some(Term::Expiring(data)) => feed.say(EventKind::TicketExpiring, data),
+                        Some(Term::Expiring(data)) => self.feed.say(EventKind::TicketExpiring, data),
                         Some(Term::Over(closing)) => return Some(closing),
                         None => {}
                     }
@@ -225,6 +236,21 @@ impl Sibling {
         }
     }
 
+    /// The end, which is `None` where the peer is gone.
+    async fn end(self: Box<Self>, closing: Option<Closing>, mut reader: Reader, mut writer: Writer) {
+        let Self { node, id, pair, feed, outbox, .. } = *self;
+        drop(feed);
+        // Side by side: neither a slow broker nor a slow peer keeps the other waiting.
+        let parting = async {
+            if let Some(closing) = closing {
+                writer.close(&closing);
+                let queue = (closing.code != CloseCode::TooSlow.number()).then_some(&outbox);
+                farewell::part(&mut reader, &mut writer, queue, farewell::LONGEST).await;
+            }
+        };
+        tokio::join!(node.count_out(pair, id), parting);
+    }
+
     fn alarm_at(&self) -> Instant {
         let times = [self.leave_at, self.pace.wait(), self.pass.due()];
         times.into_iter().flatten().fold(self.heart.next(), Instant::min)
@@ -232,7 +258,9 @@ impl Sibling {
 
     /// Whether it is read now. What is not read waits in the kernel, and then at the sender.
     fn may_read(&self) -> bool {
-        !self.leaving && self.in_flight.len() < IN_FLIGHT && self.pace.wait().is_none()
+        !self.leaving
+            && self.in_flight.as_ref().is_none_or(|calls| calls.len() < IN_FLIGHT)
+            && self.pace.wait().is_none()
     }
 
     /// What the peer said; an error is the end of the socket.
@@ -258,7 +286,8 @@ impl Sibling {
             Ok(value) => {
                 let (calls, message) = (self.calls.clone(), Message::from_value(value));
                 self.pace.spend(message.count() as u64, 0);
-                self.in_flight.push(Box::pin(async move { calls.answer(message).await }));
+                let call = Box::pin(async move { calls.answer(message).await });
+                self.in_flight.get_or_insert_default().push(call);
             }
             Err(failure) => {
                 self.pace.spend(1, 0);
@@ -285,8 +314,40 @@ impl Sibling {
 
     fn say(&mut self, message: &impl serde::Serialize) {
         match self.codec.encode(message) {
-            Ok(bytes) => self.outbox.push(&Run::of(self.codec.frame(), &bytes)),
+            // No postman comes here.
+            Ok(bytes) => _ = self.outbox.push(&Run::of(self.codec.frame(), &bytes)),
             Err(failure) => tracing::error!(pair = %self.pair, %failure, "a message could not be encoded"),
         }
+    }
+}
+
+/// The next answer; nothing is kept of them when none is awaited.
+async fn next_answer(calling: &mut Option<Calling>) -> Option<Value> {
+    let answer = match calling {
+        Some(calls) => calls.next().await.flatten(),
+        None => std::future::pending().await,
+    };
+    if calling.as_ref().is_some_and(Calling::is_empty) {
+        *calling = None;
+    }
+    answer
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::{Ready, ready};
+
+    use super::*;
+
+    fn task<A, B, C, F>(_: impl Fn(A, B, C) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    /// As with client sockets: each of many thousand idle ones costs as much.
+    #[test]
+    fn an_idle_sibling_is_small() {
+        let never = || -> Ready<Option<Upgraded>> { ready(None) };
+        let sizes = (task(|node, socket, ping| serve_sibling(node, socket, ping, never())), size_of::<Sibling>());
+        assert!(sizes.0 <= 632 && sizes.1 <= 1_536, "{sizes:?}");
     }
 }

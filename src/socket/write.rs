@@ -1,11 +1,23 @@
 //! The writing half of a WebSocket: bytes that are encoded already go onto the wire, as many in one write as wait.
 
-use std::{cell::RefCell, collections::VecDeque, io, io::IoSlice};
+use std::{
+    cell::RefCell,
+    collections::VecDeque,
+    future::poll_fn,
+    io,
+    io::IoSlice,
+    sync::{Arc, Weak},
+};
 
 use bytes::{BufMut, Bytes, BytesMut};
+use parking_lot::Mutex;
 use tokio::net::tcp::OwnedWriteHalf;
 
-use crate::{hub::Outbox, protocol::Closing};
+pub(super) use crate::hub::{Disconnected, Flushed};
+use crate::{
+    hub::{Outbox, Wire},
+    protocol::Closing,
+};
 
 /// How much is taken from an outbox at a time: a control frame waits for at most this much data, and a write joins at
 /// most this much.
@@ -16,41 +28,47 @@ const CHUNKS_A_TURN: usize = 4;
 const SMALL: usize = 4 << 10;
 /// The most pieces that the kernel gathers in one write.
 const PIECES: usize = 64;
+/// For how many pieces room is kept between two chunks.
+const MOST_SPARE: usize = 1_024;
 
 thread_local! {
     /// Where small pieces are joined. One a thread, as no write is awaited while it is borrowed.
     static JOINED: RefCell<Vec<u8>> = RefCell::new(Vec::with_capacity(CHUNK));
+    /// Where a chunk stands while it is written, unless a part of it has to wait: idle sockets keep nothing.
+    static SPARE: RefCell<VecDeque<Bytes>> = const { RefCell::new(VecDeque::new()) };
 }
 
-/// The writing half.
+/// The writing half, as its socket's actor has it. What is queued may be written through [`Writer::wire`] as well.
 pub(super) struct Writer {
+    pen: Arc<Pen>,
+}
+
+/// Held by one writer at a time, so that frames stay whole and in order.
+struct Pen {
     tcp: OwnedWriteHalf,
-    /// Whole frames on their way; the first may be written in part.
-    chunk: VecDeque<Bytes>,
-    /// Control frames go between data frames. A newer ping or pong takes the place of one that could not be written.
-    ping: Option<Bytes>,
-    pong: Option<Bytes>,
-    close: Option<Bytes>,
-    /// Bytes of the chunk's data that the outbox counts as queued.
-    owed: usize,
-    closed: bool,
+    sheet: Mutex<Sheet>,
     _permit: Box<dyn std::any::Any + Send + Sync>,
 }
 
-/// How far a flush went.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Flushed {
-    /// Nothing waits any more.
-    All,
-    /// The kernel takes no more for now.
-    Blocked,
-    /// It had its turn: more waits, and the kernel may take more.
-    Turn,
+/// What is being written.
+#[derive(Default)]
+struct Sheet {
+    /// Whole frames on their way; the first may be written in part.
+    chunk: VecDeque<Bytes>,
+    /// What goes between data frames, if there is anything.
+    control: Option<Box<Control>>,
+    /// Bytes of the chunk's data that the outbox counts as queued.
+    owed: usize,
+    closed: bool,
 }
 
-/// The writing half of a connection that is gone.
-#[derive(Debug)]
-pub(super) struct Disconnected;
+/// Control frames. A newer ping or pong takes the place of one that could not be written.
+#[derive(Default)]
+struct Control {
+    ping: Option<Bytes>,
+    pong: Option<Bytes>,
+    close: Option<Bytes>,
+}
 
 fn control(opcode: u8, payload: &[u8]) -> Bytes {
     let mut frame = BytesMut::with_capacity(2 + payload.len());
@@ -62,21 +80,27 @@ fn control(opcode: u8, payload: &[u8]) -> Bytes {
 
 impl Writer {
     pub(super) fn new(tcp: OwnedWriteHalf, permit: Box<dyn std::any::Any + Send + Sync>) -> Self {
-        let chunk = VecDeque::new();
-        Self { tcp, chunk, ping: None, pong: None, close: None, owed: 0, closed: false, _permit: permit }
+        Self { pen: Arc::new(Pen { tcp, sheet: Mutex::default(), _permit: permit }) }
+    }
+
+    /// Where postmen may put what is queued.
+    pub(super) fn wire(&self) -> Weak<dyn Wire> {
+        let pen: Arc<dyn Wire> = Arc::clone(&self.pen) as _;
+        Arc::downgrade(&pen)
     }
 
     pub(super) fn ping(&mut self, payload: &[u8]) {
-        self.ping = Some(control(0x9, payload));
+        self.pen.sheet.lock().control().ping = Some(control(0x9, payload));
     }
 
     pub(super) fn pong(&mut self, payload: &[u8]) {
-        self.pong = Some(control(0xA, payload));
+        self.pen.sheet.lock().control().pong = Some(control(0xA, payload));
     }
 
     /// The last frame: it goes behind all data, and nothing follows it.
     pub(super) fn close(&mut self, closing: &Closing) {
-        if self.closed || self.close.is_some() {
+        let mut sheet = self.pen.sheet.lock();
+        if sheet.closed || sheet.control.as_ref().is_some_and(|control| control.close.is_some()) {
             return;
         }
         // 1005 and 1006 say that nothing was said.
@@ -85,7 +109,7 @@ impl Writer {
             payload.put_u16(closing.code);
             payload.extend_from_slice(closing.reason.as_bytes());
         }
-        self.close = Some(control(0x8, &payload));
+        sheet.control().close = Some(control(0x8, &payload));
     }
 
     /// Writes what waits, as far as the kernel takes it. Never waits.
@@ -93,27 +117,15 @@ impl Writer {
     /// # Errors
     /// [`Disconnected`] when the peer is gone.
     pub(super) fn try_flush(&mut self, outbox: Option<&Outbox>) -> Result<Flushed, Disconnected> {
-        for _ in 0..CHUNKS_A_TURN {
-            if self.chunk.is_empty() && !self.load(outbox) {
-                return Ok(Flushed::All);
-            }
-            match self.try_write() {
-                Ok(0) => return Err(Disconnected),
-                Ok(n) => self.advance(n, outbox),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Flushed::Blocked),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(_) => return Err(Disconnected),
-            }
-        }
-        Ok(Flushed::Turn)
+        self.pen.try_flush(outbox)
     }
 
     /// Completes when the kernel may take more.
     ///
     /// # Errors
     /// [`Disconnected`] when the peer is gone.
-    pub(super) async fn writable(&self) -> Result<(), Disconnected> {
-        self.tcp.writable().await.map_err(|_| Disconnected)
+    pub(super) fn writable(&self) -> impl Future<Output = Result<(), Disconnected>> + '_ {
+        poll_fn(|cx| self.pen.tcp.as_ref().poll_write_ready(cx).map_err(|_| Disconnected))
     }
 
     /// Writes what waits; completes when nothing does. May be dropped while it waits.
@@ -129,39 +141,98 @@ impl Writer {
 
     /// Tells the peer's kernel that nothing follows.
     pub(super) async fn shut(&mut self) {
-        drop(tokio::io::AsyncWriteExt::shutdown(&mut self.tcp).await);
+        // Nobody else has it when the actor is about to end.
+        if let Some(pen) = Arc::get_mut(&mut self.pen) {
+            drop(tokio::io::AsyncWriteExt::shutdown(&mut pen.tcp).await);
+        }
+    }
+}
+
+impl Wire for Pen {
+    fn flush(&self, outbox: &Outbox) -> Result<Flushed, Disconnected> {
+        self.try_flush(Some(outbox))
+    }
+}
+
+impl Pen {
+    fn try_flush(&self, outbox: Option<&Outbox>) -> Result<Flushed, Disconnected> {
+        let sheet = &mut *self.sheet.lock();
+        SPARE.with_borrow_mut(|spare| {
+            if sheet.chunk.is_empty() {
+                sheet.chunk = std::mem::take(spare);
+            }
+            let flushed = self.write(sheet, outbox);
+            if sheet.chunk.is_empty() {
+                *spare = std::mem::take(&mut sheet.chunk);
+                spare.shrink_to(MOST_SPARE);
+            }
+            flushed
+        })
+    }
+
+    fn write(&self, sheet: &mut Sheet, outbox: Option<&Outbox>) -> Result<Flushed, Disconnected> {
+        for _ in 0..CHUNKS_A_TURN {
+            if sheet.chunk.is_empty() && !sheet.load(outbox) {
+                return Ok(Flushed::All);
+            }
+            match sheet.try_write(&self.tcp) {
+                Ok(0) => return Err(Disconnected),
+                Ok(n) => {
+                    if !sheet.advance(n, outbox) {
+                        return Ok(Flushed::All);
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Flushed::Blocked),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) => return Err(Disconnected),
+            }
+        }
+        Ok(Flushed::Turn)
+    }
+}
+
+impl Sheet {
+    fn control(&mut self) -> &mut Control {
+        self.control.get_or_insert_default()
     }
 
     fn load(&mut self, outbox: Option<&Outbox>) -> bool {
         if self.closed {
             return false;
         }
-        self.chunk.extend(self.pong.take());
-        self.chunk.extend(self.ping.take());
+        let mut close = None;
+        if let Some(control) = self.control.take() {
+            self.chunk.extend(control.pong);
+            self.chunk.extend(control.ping);
+            close = control.close;
+        }
         if let Some(outbox) = outbox {
             let control = self.chunk.len();
             outbox.take(CHUNK, &mut self.chunk);
             self.owed = self.chunk.iter().skip(control).map(Bytes::len).sum();
         }
-        if self.chunk.is_empty()
-            && let Some(close) = self.close.take()
-        {
-            self.chunk.push_back(close);
-            self.closed = true;
+        if let Some(close) = close {
+            // Behind everything else.
+            if self.chunk.is_empty() {
+                self.chunk.push_back(close);
+                self.closed = true;
+            } else {
+                self.control().close = Some(close);
+            }
         }
         !self.chunk.is_empty()
     }
 
-    fn try_write(&self) -> io::Result<usize> {
+    fn try_write(&self, tcp: &OwnedWriteHalf) -> io::Result<usize> {
         if let [only] = self.chunk.as_slices().0
             && self.chunk.len() == 1
         {
-            return self.tcp.try_write(only);
+            return tcp.try_write(only);
         }
         let bytes: usize = self.chunk.iter().take(PIECES).map(Bytes::len).sum();
         if bytes / self.chunk.len().min(PIECES) >= SMALL {
             let pieces: Vec<_> = self.chunk.iter().take(PIECES).map(|piece| IoSlice::new(piece)).collect();
-            return self.tcp.try_write_vectored(&pieces);
+            return tcp.try_write_vectored(&pieces);
         }
         JOINED.with_borrow_mut(|joined| {
             joined.clear();
@@ -171,27 +242,27 @@ impl Writer {
                 }
                 joined.extend_from_slice(piece);
             }
-            if joined.is_empty() { self.tcp.try_write(&self.chunk[0]) } else { self.tcp.try_write(joined) }
+            if joined.is_empty() { tcp.try_write(&self.chunk[0]) } else { tcp.try_write(joined) }
         })
     }
 
-    fn advance(&mut self, mut written: usize, outbox: Option<&Outbox>) {
+    /// So many bytes are written. True when more waits, or may.
+    fn advance(&mut self, mut written: usize, outbox: Option<&Outbox>) -> bool {
+        let mut more = self.control.is_some();
         if let Some(outbox) = outbox {
             // The few control bytes in front are counted as data: the chunk's end settles it exactly.
             let paid = written.min(self.owed);
             self.owed -= paid;
-            outbox.wrote(paid);
+            more |= outbox.wrote(paid);
         }
         while let Some(front) = self.chunk.front_mut() {
             if front.len() > written {
                 drop(front.split_to(written));
-                return;
+                return true;
             }
             written -= front.len();
             self.chunk.pop_front();
         }
-        if self.chunk.capacity() > PIECES {
-            self.chunk = VecDeque::new();
-        }
+        more
     }
 }

@@ -42,6 +42,12 @@ impl Settings {
         self.set.push((format!("SIBLING_{name}"), value.to_string()));
         self
     }
+
+    /// Has the allocator not ask for huge pages: a few of them more or less would be more than many sockets.
+    pub fn small_pages(mut self) -> Self {
+        self.set.push(("MIMALLOC_ALLOW_THP".into(), "0".into()));
+        self
+    }
 }
 
 /// One node process, killed when dropped.

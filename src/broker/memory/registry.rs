@@ -45,7 +45,7 @@ impl Store {
 
     fn member_leaves(&mut self, group: &Group, id: &str, node: NodeId) {
         if let Some(held) = self.holdings.get_mut(&node) {
-            held.members.remove(&(group.clone(), id.to_owned()));
+            held.members.remove(&(group.clone(), id.into()));
         }
     }
 }
@@ -285,7 +285,7 @@ impl Registry for Port {
     ) -> Result<Option<Census>, BrokerError> {
         let mut store = self.medium.store.lock();
         let Member { id, node, value } = member;
-        let joined = id.clone();
+        let (joined, id) = (id.clone(), id.into_boxed_str());
         let members = store.groups.get(group).map(|roll| &roll.members);
         let is_in = members.is_some_and(|members| members.contains_key(&id));
         let count = members.map_or(0, |members| members.len() as u64);
@@ -293,8 +293,8 @@ impl Registry for Port {
             return Ok(None);
         }
         let roll = store.groups.entry(group.clone()).or_insert_with(|| Roll { charter, members: BTreeMap::new() });
-        if let Some((before, _)) = roll.members.insert(id.clone(), (node, value)) {
-            store.member_leaves(group, &id, before);
+        if let Some(before) = roll.members.insert(id.clone(), Box::new((node, value))) {
+            store.member_leaves(group, &id, before.0);
         }
         store.holdings.entry(node).or_default().members.insert((group.clone(), id));
         if let Group::Room(room) = group {
@@ -314,10 +314,11 @@ impl Registry for Port {
     ) -> Result<Option<Census>, BrokerError> {
         let mut store = self.medium.store.lock();
         let Some(roll) = store.groups.get_mut(group) else { return Ok(None) };
-        if roll.members.get(&member.id).is_none_or(|(on, value)| (*on, value) != (member.node, &member.value)) {
+        let known = roll.members.get(&*member.id).map(|known| (known.0, &known.1));
+        if known != Some((member.node, &member.value)) {
             return Ok(None);
         }
-        roll.members.remove(&member.id);
+        roll.members.remove(&*member.id);
         if roll.members.is_empty() {
             store.groups.remove(group);
         }
@@ -359,7 +360,8 @@ impl Registry for Port {
         let Some(roll) = store.groups.get(group) else { return Ok(Vec::new()) };
         let from = after.map_or(Bound::Unbounded, Bound::Excluded);
         let members = roll.members.range::<str, _>((from, Bound::Unbounded)).take(limit);
-        Ok(members.map(|(id, (node, value))| Member { id: id.clone(), node: *node, value: value.clone() }).collect())
+        let members = members.map(|(id, known)| Member { id: id.to_string(), node: known.0, value: known.1.clone() });
+        Ok(members.collect())
     }
 
     async fn beat(&self, node: NodeId, value: Bytes, lease: Duration) -> Result<Beat, BrokerError> {
@@ -399,9 +401,9 @@ impl Registry for Port {
     async fn holdings(&self, node: NodeId, limit: usize) -> Result<Holdings, BrokerError> {
         let store = self.medium.store.lock();
         let nonce = |pair: &PairId| Some((*pair, store.records.get(pair)?.value.fence.nonce));
-        let member = |(group, id): &(Group, String)| {
-            let (node, value) = store.groups.get(group)?.members.get(id)?;
-            Some((group.clone(), Member { id: id.clone(), node: *node, value: value.clone() }))
+        let member = |(group, id): &(Group, Box<str>)| {
+            let (node, value) = &**store.groups.get(group)?.members.get(id)?;
+            Some((group.clone(), Member { id: id.to_string(), node: *node, value: value.clone() }))
         };
         Ok(store.holdings.get(&node).map_or_else(Holdings::default, |held| Holdings {
             pairs: held.pairs.iter().filter_map(nonce).take(limit).collect(),

@@ -140,7 +140,8 @@ impl Known {
 /// A group: its charter, and its members in the order of their ids.
 pub(super) struct Roll {
     pub(super) charter: Bytes,
-    pub(super) members: BTreeMap<String, (NodeId, Bytes)>,
+    /// Boxed: a tree makes room for eleven at once, and most groups are siblings of a pair, one or two.
+    pub(super) members: BTreeMap<Box<str>, Box<(NodeId, Bytes)>>,
 }
 
 /// What a node is answerable for.
@@ -148,7 +149,7 @@ pub(super) struct Roll {
 pub(super) struct Held {
     pub(super) pairs: HashSet<PairId>,
     pub(super) kept: HashSet<PairId>,
-    pub(super) members: HashSet<(Group, String)>,
+    pub(super) members: HashSet<(Group, Box<str>)>,
 }
 
 impl Held {
@@ -187,6 +188,10 @@ impl History {
         let previous = self.head();
         let position = Position { offset: previous.offset + 1, nonce: draft.nonce };
         let entry = Entry { position, previous, payload: draft.payload.clone() };
+        // Most histories are short.
+        if self.entries.is_empty() {
+            self.entries.reserve_exact(1);
+        }
         self.entries.push_back((now, entry.clone()));
         entry
     }

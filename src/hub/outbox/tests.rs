@@ -280,3 +280,98 @@ proptest! {
         prop_assert_eq!(out.len() as u64, outbox.level().taken_frames);
     }
 }
+
+/// A kernel that takes nothing for now.
+struct Wall;
+
+impl Wire for Wall {
+    fn flush(&self, _: &Outbox) -> Result<Flushed, Disconnected> {
+        Ok(Flushed::Blocked)
+    }
+}
+
+/// Takes so many bytes of each flush, and all when there is no such number.
+struct Scale(Mutex<Vec<u8>>, Option<usize>);
+
+impl Wire for Scale {
+    fn flush(&self, outbox: &Outbox) -> Result<Flushed, Disconnected> {
+        let mut parts = VecDeque::new();
+        outbox.take(self.1.unwrap_or(usize::MAX), &mut parts);
+        let bytes: Vec<u8> = parts.into_iter().flatten().collect();
+        outbox.wrote(bytes.len());
+        self.0.lock().extend(bytes);
+        Ok(if outbox.level().queued_frames == 0 { Flushed::All } else { Flushed::Turn })
+    }
+}
+
+fn weak(wire: &Arc<Scale>) -> Weak<dyn Wire> {
+    let wire: Arc<dyn Wire> = Arc::clone(wire) as _;
+    Arc::downgrade(&wire)
+}
+
+#[test]
+fn a_postman_is_sent_once_and_wakes_the_actor_only_for_news() {
+    use futures_util::FutureExt as _;
+    let outbox = watching(1_000, Slow::Close);
+    assert!(!outbox.push(&run(0, 1)), "nobody carries it yet");
+    let wire = Arc::new(Scale(Mutex::default(), None));
+    outbox.attach(weak(&wire));
+    assert!(outbox.changed().now_or_never().is_some(), "what was there before is the actor's");
+    drain(&outbox, 99);
+
+    assert_eq!([outbox.push(&run(1, 1)), outbox.push(&run(2, 2))], [true, false], "one way for both");
+    assert!(!outbox.carry());
+    assert_eq!((wire.0.lock().len(), outbox.level().taken_frames), (30, 4));
+    assert!(outbox.changed().now_or_never().is_none() && !outbox.take_news(), "the actor sleeps on");
+
+    assert!(outbox.push(&run(4, 1)));
+    outbox.push_mark(&mark(5), 1);
+    assert!(!outbox.carry());
+    assert!(outbox.changed().now_or_never().is_some() && outbox.take_news(), "a mark was reached");
+    assert_eq!(reached(&outbox), [(5, 5)]);
+
+    let wall: Arc<dyn Wire> = Arc::new(Wall);
+    outbox.attach(Arc::downgrade(&wall));
+    drain(&outbox, 99);
+    assert!(outbox.changed().now_or_never().is_some() && outbox.push(&run(5, 1)));
+    assert!(!outbox.carry() && outbox.changed().now_or_never().is_some(), "the actor waits for the kernel");
+    drain(&outbox, 99);
+
+    drop(wall);
+    assert!(outbox.push(&run(5, 1)));
+    assert!(!outbox.carry() && outbox.changed().now_or_never().is_some(), "the wire is gone: the actor is to see it");
+    drain(&outbox, 99);
+
+    outbox.detach();
+    assert!(!outbox.push(&run(5, 1)) && outbox.changed().now_or_never().is_some(), "it is the actor's again");
+    assert!(!outbox.carry());
+    assert_eq!(wire.0.lock().len(), 40);
+}
+
+#[tokio::test]
+async fn postmen_come_until_all_is_carried() {
+    let postmen = super::super::Postmen::new(2);
+    let outboxes: Vec<_> = (0..100).map(|_| Arc::new(Outbox::new(1_000, Slow::Close))).collect();
+    let wires: Vec<_> = outboxes.iter().map(|_| Arc::new(Scale(Mutex::default(), Some(15)))).collect();
+    for (outbox, wire) in outboxes.iter().zip(&wires) {
+        outbox.attach(weak(wire));
+    }
+    let sending = async {
+        for count in [1, 15, 16, 17, 100] {
+            let due: Vec<_> = outboxes.iter().take(count).filter(|outbox| outbox.push(&run(0, 5))).cloned().collect();
+            assert_eq!(due.len(), count);
+            postmen.send(due, 50 << 10);
+            while outboxes.iter().any(|outbox| outbox.level().queued_bytes > 0) {
+                tokio::task::yield_now().await;
+            }
+        }
+    };
+    tokio::select! {
+        () = sending => {}
+        () = postmen.work(0) => {}
+        () = postmen.work(1) => {}
+    }
+    let written: Vec<_> = wires.iter().map(|wire| wire.0.lock().len() / 50).collect();
+    let wanted: Vec<_> = (0..100).map(|n| [1, 15, 16, 17, 100].iter().filter(|count| n < **count).count()).collect();
+    assert_eq!(written, wanted);
+}
