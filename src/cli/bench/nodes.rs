@@ -1,0 +1,112 @@
+//! Frames across three nodes, beside what one Redis publishes and delivers by itself in batches of the same size.
+
+use std::net::SocketAddr;
+
+use super::{
+    BenchArgs, Outcome,
+    child::{Meter, Process},
+    complete,
+    fan::{Fan, Pace, Turn},
+    fan_out::{SIZES, samples},
+    latency::payload,
+    messages::Messages,
+    raw::{Raw, connect},
+    report::{Report, Samples, Unit},
+    resp::Resp,
+};
+
+/// Messages a second when it is asked how long one takes.
+const PACE: f64 = 200.0;
+/// The Redis hop that a frame's is compared with.
+const HOP: &str = "1 Redis hop";
+
+/// A Redis, and the three nodes on it.
+struct Three {
+    redis: SocketAddr,
+    nodes: Vec<Process>,
+    /// Of the nodes and of Redis together, and of Redis alone. Without a server of our own, nobody knows Redis' part.
+    meters: [Meter; 2],
+}
+
+pub(super) async fn measure(
+    args: &BenchArgs,
+    (redis, url): (SocketAddr, &str),
+    server: Option<&Process>,
+    report: &mut Report,
+) -> Outcome<()> {
+    let nodes = (0..3).map(|_| complete::start(url)).collect::<Outcome<Vec<_>>>()?;
+    let meters = [Meter::of_all(nodes.iter().chain(server)), Meter::of_all(server)];
+    let three = Three { redis, nodes, meters };
+    for (size, size_is) in SIZES {
+        three.saturate(args, size, size_is, report).await?;
+    }
+    three.hop(args, report).await
+}
+
+impl Three {
+    async fn saturate(&self, args: &BenchArgs, size: usize, size_is: &str, report: &mut Report) -> Outcome<()> {
+        let lasting = args.turn(2 * SIZES.len() as u32);
+        let addresses: Vec<SocketAddr> = self.nodes.iter().map(|node| node.address).collect();
+        let mut ours = complete::fan(&addresses, &format!("fan-{size}"), 2, size).await?;
+        let mut counter = Resp::open(self.redis).await?;
+        let before = (ours.sent(), counter.calls().await?);
+        ours.turn(lasting, Pace::Saturating, &self.meters[0]).await?;
+        let published = counter.calls().await?.since(&before.1).of(&["publish", "spublish"]);
+        let batch = ((ours.sent() - before.0) as f64 / published.max(1) as f64).round().max(1.0);
+        // A frame in a batch has its header with it.
+        let mut bare = raw(self.redis, 2, batch as usize * (size + 2)).await?;
+        let [mut rate, mut cpu] = [const { Samples::new() }; 2];
+        for _ in 0..args.turns {
+            let floor = bare.turn(lasting, Pace::Saturating, &self.meters[1]).await?;
+            let gateway = ours.turn(lasting, Pace::Saturating, &self.meters[0]).await?;
+            rate.add(gateway.rate(), floor.rate() * batch);
+            cpu.add(gateway.server(), floor.server() / batch);
+        }
+        let name = format!("3 nodes, Redis, 2 × {size_is}");
+        report.add(&name, "deliveries", Unit::PerSecond, "raw PUBLISH", &rate);
+        report.add(&name, "servers' CPU a delivery", Unit::Nanoseconds, "raw PUBLISH", &cpu);
+        report.tell(&name, "frames a PUBLISH", Unit::Count, batch);
+        Ok(())
+    }
+
+    /// What a frame's way to another node takes longer than its way on one node.
+    async fn hop(&self, args: &BenchArgs, report: &mut Report) -> Outcome<()> {
+        let size = 64;
+        let address = |node: usize| self.nodes[node].address;
+        let mut here = complete::fan(&[address(0)], "fan-here", 1, size).await?;
+        let mut there = complete::fan(&[address(0), address(1)], "fan-there", 1, size).await?;
+        let mut bare = raw(self.redis, 1, size).await?;
+        let (lasting, pace) = (args.turn(3), Pace::Set(PACE));
+        let mut turns = Vec::new();
+        for _ in 0..args.turns {
+            let floor = bare.turn(lasting, pace, &self.meters[1]).await?;
+            let near = here.turn(lasting, pace, &self.meters[0]).await?;
+            let mut far = there.turn(lasting, pace, &self.meters[0]).await?;
+            far.latency.iter_mut().zip(near.latency).for_each(|(far, near)| *far -= near);
+            turns.push([far, floor]);
+        }
+        for (at, figure) in ["p50 added to local", "p99 added to local"].into_iter().enumerate() {
+            let samples = samples(&turns, |turn: &Turn| turn.latency[at]);
+            report.add("3 nodes, Redis, 64 B, 200 a second", figure, Unit::Microseconds, HOP, &samples);
+        }
+        Ok(())
+    }
+}
+
+/// A connection that publishes, and some that have subscribed.
+pub(super) async fn raw(redis: SocketAddr, receivers: u32, size: usize) -> Outcome<Fan> {
+    let channel = format!("bench:fan:{size}:{receivers}");
+    let blob = |text: &[u8]| [format!("${}\r\n", text.len()).as_bytes(), text, b"\r\n"].concat();
+    let list = |words: [&[u8]; 3]| [b"*3\r\n".to_vec(), blob(words[0]), blob(words[1]), blob(words[2])].concat();
+    let delivered = list([b"message", channel.as_bytes(), &payload(size)]).len();
+    let mut open = Vec::new();
+    for _ in 0..receivers {
+        let mut raw = Raw::bare(connect(redis).await?, Messages::alike(delivered));
+        let subscribe = [b"*2\r\n".to_vec(), blob(b"SUBSCRIBE"), blob(channel.as_bytes())].concat();
+        raw.write(&subscribe).await?;
+        raw.hear(b":1\r\n").await?;
+        open.push(raw);
+    }
+    let publish = list([b"PUBLISH", channel.as_bytes(), &payload(size)]);
+    Ok(Fan::new(Raw::bare(connect(redis).await?, Messages::alike(1)), &publish, open, size))
+}
