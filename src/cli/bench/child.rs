@@ -128,7 +128,7 @@ impl Process {
 }
 
 /// Tells the CPU time of processes, which need not be ours.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub(super) struct Meter(Vec<u32>);
 
 impl Meter {

@@ -58,7 +58,7 @@ pub(super) async fn measure(
     let name = "Redis, commands with an event";
     let each = |calls: u64| calls as f64 / EVENTS as f64;
     report.tell(name, "scripts an event", Unit::Count, each(calls.of(&SCRIPTS)));
-    report.tell(name, "PUBLISHes an event", Unit::Count, each(calls.of(&PUBLISHES)));
+    report.tell(name, "PUBLISHes of command, event and reply", Unit::Count, each(calls.of(&PUBLISHES)));
     report.tell(name, "commands an event, in scripts too", Unit::Count, each(calls.all()));
     report.note(&format!("Redis' commands for {EVENTS} events: {calls}"));
 

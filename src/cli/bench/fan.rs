@@ -79,7 +79,9 @@ pub(super) struct Fan {
     source: Source,
     progress: Arc<Progress>,
     sent: u64,
+    /// How many messages it may be ahead, and how many it can write at once.
     window: u64,
+    store: u64,
     /// Siblings, say: they stay open as long as this does.
     pub(super) beside: Vec<Raw>,
     /// Dropping it ends the receivers.
@@ -233,7 +235,14 @@ impl Fan {
         for (number, receiver) in receivers.into_iter().enumerate() {
             tasks.spawn(receive(receiver, number, Stamps::new(size), Arc::clone(&progress)));
         }
-        Self { source, progress, sent: 0, window: window(size), beside: Vec::new(), _tasks: tasks }
+        let store = window(size);
+        Self { source, progress, sent: 0, window: store, store, beside: Vec::new(), _tasks: tasks }
+    }
+
+    /// Is ahead by so many times as much: what is on its way may be in several places.
+    pub(super) fn farther(mut self, times: u64) -> Self {
+        self.window *= times;
+        self
     }
 
     /// Sends for as long as told; what happens in the first fifth is not counted.
@@ -250,11 +259,11 @@ impl Fan {
 
     async fn saturate(&mut self, lasting: Duration) -> Outcome<()> {
         let until = Instant::now() + lasting;
-        let step = (self.window / 4).max(1);
+        let step = (self.store / 4).max(1);
         while Instant::now() < until {
             let free = self.progress.slowest() + self.window - self.sent;
             if free >= step {
-                self.send(free).await?;
+                self.send(free.min(self.store)).await?;
             } else {
                 self.progress.all_have(self.sent + step - self.window).await?;
             }
@@ -264,7 +273,7 @@ impl Fan {
 
     /// Sends at the times of a schedule. Who is late has the schedule's time in the stamps all the same.
     fn keep_pace(&mut self, lasting: Duration, rate: f64) -> Outcome<()> {
-        let each = (rate * TICK.as_secs_f64()).round().clamp(1.0, self.window as f64);
+        let each = (rate * TICK.as_secs_f64()).round().clamp(1.0, self.store as f64);
         let (tick, begun) = (Duration::from_secs_f64(each / rate), Instant::now());
         let mut due = begun;
         while due < begun + lasting {
@@ -330,7 +339,7 @@ pub(super) async fn turn(fans: &mut [Fan], lasting: Duration, pace: Pace, server
     if let Some(fan) = fans.first() {
         turn.latency = [500, 990, 999].map(|share| fan.progress.latencies.per_mille(share));
     }
-    if turn.deliveries == 0.0 || turn.server.is_zero() {
+    if turn.deliveries == 0.0 || (turn.server.is_zero() && *server != Meter::of([])) {
         return Err("a turn was too short to measure: raise --seconds or --receivers".into());
     }
     Ok(turn)

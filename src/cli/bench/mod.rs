@@ -164,65 +164,65 @@ async fn measure(args: &BenchArgs) -> Outcome<()> {
     if !(0.1..=3_600.0).contains(&args.seconds) {
         return Err("--seconds: 0.1 to 3600".into());
     }
-    let wanted = |workload| args.workloads.is_empty() || args.workloads.contains(&workload);
+    let wanted = |workload: &Workload| args.workloads.is_empty() || args.workloads.contains(workload);
     let mut report = Report::default();
-    if wanted(Workload::FanOut) {
-        fan_out::measure(args, &mut report).await?;
-    }
-    if wanted(Workload::Rooms) {
-        fan_out::rooms(args, &mut report).await?;
-    }
-    if wanted(Workload::Paced) {
-        fan_out::paced(args, &mut report).await?;
-    }
-    if wanted(Workload::Peers) && !args.peers.is_empty() {
-        peers::measure(args, &mut report).await?;
-    }
-    if wanted(Workload::Limits) {
-        limits::measure(args, &mut report).await?;
-    }
-    if wanted(Workload::Idle) {
-        idle::measure(args, &mut report).await?;
-    }
-    if wanted(Workload::Connects) {
-        connects::measure(args, &mut report).await?;
-    }
-    if wanted(Workload::Growth) {
-        growth::measure(args, &mut report).await?;
-    }
-    let across = [Workload::Commands, Workload::Events, Workload::Replay, Workload::Nodes, Workload::Redis];
-    if across.into_iter().any(wanted) {
-        // Kept until the end: dropping it stops the server.
-        let (server, redis) = find_redis(args.broker.as_deref()).await?;
-        let mut clusters = vec![Cluster::single()?];
-        match &redis {
-            Some((address, url)) => clusters.push(Cluster::double(*address, url)?),
-            None => report.note("there is no redis-server here: give --broker for the figures of two nodes"),
-        }
-        for cluster in &clusters {
-            if wanted(Workload::Commands) {
-                trips::commands(args, cluster, &mut report).await?;
-            }
-            if wanted(Workload::Events) {
-                trips::events(args, cluster, &mut report).await?;
-            }
-            if wanted(Workload::Replay) {
-                replay::measure(args, cluster, &mut report).await?;
-            }
-        }
-        if let (Some((address, _)), [_, two]) = (&redis, &clusters[..])
-            && wanted(Workload::Redis)
-        {
-            costs::measure(args, two, *address, &mut report).await?;
-        }
-        drop(clusters);
-        if let Some((address, url)) = &redis
-            && wanted(Workload::Nodes)
-        {
-            nodes::measure(args, (*address, url), server.as_ref(), &mut report).await?;
+    for workload in Workload::value_variants().iter().filter(|workload| wanted(workload)) {
+        let report = &mut report;
+        match workload {
+            Workload::FanOut => fan_out::measure(args, report).await?,
+            Workload::Rooms => fan_out::rooms(args, report).await?,
+            Workload::Paced => fan_out::paced(args, report).await?,
+            Workload::Peers if !args.peers.is_empty() => peers::measure(args, report).await?,
+            Workload::Peers if args.workloads.is_empty() => {}
+            Workload::Peers => return Err("--peer: name the peers, or have tests/peers/run do it".into()),
+            Workload::Limits => limits::measure(args, report).await?,
+            Workload::Idle => idle::measure(args, report).await?,
+            Workload::Connects => connects::measure(args, report).await?,
+            Workload::Growth => growth::measure(args, report).await?,
+            // They share nodes.
+            Workload::Commands | Workload::Events | Workload::Replay | Workload::Redis | Workload::Nodes => {}
         }
     }
+    across(args, wanted, &mut report).await?;
     report.print(args.json)
+}
+
+/// What needs more than one node, and the same on one.
+async fn across(args: &BenchArgs, wanted: impl Fn(&Workload) -> bool, report: &mut Report) -> Outcome<()> {
+    let all = [Workload::Commands, Workload::Events, Workload::Replay, Workload::Redis, Workload::Nodes];
+    if !all.iter().any(&wanted) {
+        return Ok(());
+    }
+    // Kept until the end: dropping it stops the server.
+    let (server, redis) = find_redis(args.broker.as_deref()).await?;
+    let mut clusters = vec![Cluster::single()?];
+    match &redis {
+        Some((address, url)) => clusters.push(Cluster::double(*address, url)?),
+        None => report.note("there is no redis-server here: give --broker for the figures of more nodes"),
+    }
+    for cluster in &clusters {
+        if wanted(&Workload::Commands) {
+            trips::commands(args, cluster, report).await?;
+        }
+        if wanted(&Workload::Events) {
+            trips::events(args, cluster, report).await?;
+        }
+        if wanted(&Workload::Replay) {
+            replay::measure(args, cluster, report).await?;
+        }
+        if let Some(redis) = cluster.redis
+            && wanted(&Workload::Redis)
+        {
+            costs::measure(args, cluster, redis, report).await?;
+        }
+    }
+    drop(clusters);
+    match &redis {
+        Some((address, url)) if wanted(&Workload::Nodes) => {
+            nodes::measure(args, (*address, url), server.as_ref(), report).await
+        }
+        _ => Ok(()),
+    }
 }
 
 type Redis = Option<(SocketAddr, String)>;
