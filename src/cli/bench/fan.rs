@@ -273,8 +273,9 @@ impl Fan {
 
     /// Sends at the times of a schedule. Who is late has the schedule's time in the stamps all the same.
     fn keep_pace(&mut self, lasting: Duration, rate: f64) -> Outcome<()> {
-        let each = (rate * TICK.as_secs_f64()).round().clamp(1.0, self.store as f64);
-        let (tick, begun) = (Duration::from_secs_f64(each / rate), Instant::now());
+        #[expect(clippy::cast_sign_loss, reason = "a pace is positive")]
+        let each = ((rate * TICK.as_secs_f64()).round() as u64).clamp(1, self.store);
+        let (tick, begun) = (Duration::from_secs_f64(each as f64 / rate), Instant::now());
         let mut due = begun;
         while due < begun + lasting {
             if let Some(rest) = due.checked_duration_since(Instant::now() + SLACK) {
@@ -291,8 +292,8 @@ impl Fan {
                 }
                 thread::sleep(SLACK);
             }
-            self.sent += each as u64;
-            self.source.send_stamped(each as u64, self.sent, due)?;
+            self.sent += each;
+            self.source.send_stamped(each, self.sent, due)?;
             due += tick;
         }
         Ok(())
@@ -324,7 +325,9 @@ pub(super) async fn turn(fans: &mut [Fan], lasting: Duration, pace: Pace, server
     }
     try_join_all(fans.iter_mut().map(|fan| fan.go_on(lasting / 5, pace))).await?;
     let total = |fans: &[Fan]| fans.iter().map(|fan| fan.progress.total()).sum::<u64>();
-    fans.iter().for_each(|fan| fan.progress.latencies.clear());
+    for fan in &*fans {
+        fan.progress.latencies.clear();
+    }
     let before = (total(fans), Instant::now(), server.cpu()?, own_cpu()?);
     try_join_all(fans.iter_mut().map(|fan| fan.go_on(lasting * 4 / 5, pace))).await?;
     let mut turn = Turn {

@@ -40,7 +40,7 @@ pub(super) async fn measure(args: &BenchArgs, report: &mut Report) -> Outcome<()
         }
     }
     for (name, _, _, [rate, server]) in &pairs {
-        let name = format!("fan-out {} × {name}, limited", receivers);
+        let name = format!("fan-out {receivers} × {name}, limited");
         report.add(&name, "deliveries", Unit::PerSecond, "without limits", rate);
         report.add(&name, "server CPU a delivery", Unit::Nanoseconds, "without limits", server);
     }

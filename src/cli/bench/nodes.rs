@@ -62,7 +62,8 @@ impl Three {
         let before = (ours.sent(), counter.calls().await?);
         ours.turn(lasting, Pace::Saturating, &self.meters[0]).await?;
         let published = counter.calls().await?.since(&before.1).of(&["publish", "spublish"]);
-        let batch = ((ours.sent() - before.0) as f64 / published.max(1) as f64).round().max(1.0);
+        let published = published.max(1);
+        let batch = ((ours.sent() - before.0 + published / 2) / published).max(1);
         // A frame in a batch has its header with it.
         let mut bare = raw(self.redis, 2, batch as usize * (size + 2)).await?.farther(FARTHER);
         let [mut rate, mut cpu] = [const { Samples::new() }; 2];
@@ -74,9 +75,11 @@ impl Three {
             let gateway = ours.turn(lasting, Pace::Saturating, &self.meters[0]).await?;
             deliveries += 2 * (ours.sent() - before.0);
             let now = cpu_of_parts()?;
-            used.iter_mut().zip(now.iter().zip(&before.1)).for_each(|(used, (now, before))| *used += *now - *before);
-            rate.add(gateway.rate(), floor.rate() * batch);
-            cpu.add(gateway.server(), floor.server() / batch);
+            used.iter_mut()
+                .zip(now.iter().zip(&before.1))
+                .for_each(|(used, (now, before))| *used += now.saturating_sub(*before));
+            rate.add(gateway.rate(), floor.rate() * batch as f64);
+            cpu.add(gateway.server(), floor.server() / batch as f64);
         }
         let name = format!("3 nodes, Redis, 2 × {size_is}");
         report.add(&name, "deliveries", Unit::PerSecond, "raw PUBLISH", &rate);
@@ -86,7 +89,7 @@ impl Three {
         for ((part, _), used) in self.parts.iter().zip(used) {
             report.tell(&name, part, Unit::Nanoseconds, used.as_secs_f64() * 1e9 / deliveries as f64);
         }
-        report.tell(&name, "frames a PUBLISH", Unit::Count, batch);
+        report.tell(&name, "frames a PUBLISH", Unit::Count, batch as f64);
         Ok(())
     }
 
