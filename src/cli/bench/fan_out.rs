@@ -5,7 +5,7 @@ use super::{
     child::{Meter, Pages, Process, need_files},
     complete,
     fan::{Fan, Pace, Turn, turn},
-    report::{Report, Samples, Unit},
+    report::{Report, Samples, Unit, median},
 };
 
 /// Payloads of a frame.
@@ -105,7 +105,11 @@ pub(super) async fn paced(args: &BenchArgs, report: &mut Report) -> Outcome<()> 
     for receivers in &args.receivers {
         let size = 64;
         let mut both = Both::open(1, *receivers, size).await?;
-        let most = both.ours(args.turn(2 * cases), Pace::SaturatingTimed).await?.rate() / f64::from(*receivers);
+        let mut most = Vec::new();
+        for _ in 0..args.turns {
+            most.push(both.ours(args.turn(4 * cases), Pace::SaturatingTimed).await?.rate());
+        }
+        let most = median(&mut most) / f64::from(*receivers);
         let shares = SHARES.map(|share| (format!("{share} %"), most * f64::from(share) / 100.0));
         for (pace_is, rate) in [(format!("{SLOW} a second"), SLOW)].into_iter().chain(shares) {
             let turns = both.turns(args, cases, Pace::Set(rate)).await?;

@@ -116,30 +116,38 @@ fn write_all(mut receivers: Vec<Blocking>, size: usize, wanted: &Wanted) {
     let frame = [write_head(2, size, false), payload(size)].concat();
     let batch = (BATCH / frame.len()).max(1);
     let mut wire = frame.repeat(batch);
+    let head = frame.len() - size;
     let (mut written, mut at) = (0, 0);
     loop {
+        // All that has been said and is not written yet, as far as it fits in a batch.
+        let (mut frames, mut spans) = (0, Vec::new());
         let mut all = wanted.0.lock();
         while all.len() <= at {
             wanted.1.wait(&mut all);
         }
-        // Frames without a stamp are alike: who has stayed behind joins what has been said meanwhile.
-        at = if all[at].1 == 0 { all.len() - 1 } else { at };
-        let (total, due) = all[at];
-        drop(all);
-        at += 1;
-        while written < total {
-            let frames = (total - written).min(batch as u64);
-            let wire = &mut wire[..frame.len() * frames as usize];
+        while let Some(&(total, due)) = all.get(at)
+            && frames < batch
+        {
+            let more = (total - written - frames as u64).min((batch - frames) as u64) as usize;
             if due != 0 {
-                let head = frame.len() - size;
-                wire.chunks_mut(frame.len()).for_each(|frame| stamp(&mut frame[head..], due));
+                spans.push((frames..frames + more, due));
             }
-            for receiver in &mut receivers {
-                if receiver.write_all(wire).is_err() {
-                    return;
-                }
+            frames += more;
+            if written + frames as u64 == total {
+                at += 1;
             }
-            written += frames;
         }
+        drop(all);
+        for (span, due) in spans {
+            for number in span {
+                stamp(&mut wire[number * frame.len() + head..], due);
+            }
+        }
+        for receiver in &mut receivers {
+            if receiver.write_all(&wire[..frame.len() * frames]).is_err() {
+                return;
+            }
+        }
+        written += frames as u64;
     }
 }

@@ -164,10 +164,15 @@ async fn measure(args: &BenchArgs) -> Outcome<()> {
     if !(0.1..=3_600.0).contains(&args.seconds) {
         return Err("--seconds: 0.1 to 3600".into());
     }
-    let wanted = |workload: &Workload| args.workloads.is_empty() || args.workloads.contains(workload);
     let mut report = Report::default();
+    let outcome = measure_into(args, &mut report).await;
+    // What was found before something failed is worth as much.
+    report.print(args.json).and(outcome)
+}
+
+async fn measure_into(args: &BenchArgs, report: &mut Report) -> Outcome<()> {
+    let wanted = |workload: &Workload| args.workloads.is_empty() || args.workloads.contains(workload);
     for workload in Workload::value_variants().iter().filter(|workload| wanted(workload)) {
-        let report = &mut report;
         match workload {
             Workload::FanOut => fan_out::measure(args, report).await?,
             Workload::Rooms => fan_out::rooms(args, report).await?,
@@ -183,8 +188,7 @@ async fn measure(args: &BenchArgs) -> Outcome<()> {
             Workload::Commands | Workload::Events | Workload::Replay | Workload::Redis | Workload::Nodes => {}
         }
     }
-    across(args, wanted, &mut report).await?;
-    report.print(args.json)
+    across(args, wanted, report).await
 }
 
 /// What needs more than one node, and the same on one.
