@@ -47,6 +47,12 @@ impl Process {
         Self::own(&["bench", "--floor", &payload.to_string()], pages)
     }
 
+    /// Client sockets at a gateway that do nothing, in so many rooms.
+    pub(super) fn crowd(gateway: SocketAddr, sockets: u32, rooms: u32) -> Outcome<Self> {
+        let (gateway, sockets, rooms) = (gateway.to_string(), sockets.to_string(), rooms.to_string());
+        Self::own(&["bench", "--crowd-of", &gateway, "--crowd", &sockets, "--crowd-rooms", &rooms], Pages::Usual)
+    }
+
     /// This executable with other arguments; it says in one line where it listens.
     fn own(arguments: &[&str], pages: Pages) -> Outcome<Self> {
         let failed = |why: String| format!("a process for the measurement did not start: {why}");
@@ -106,9 +112,9 @@ impl Process {
         Err("redis-server started and did not answer within 5 s".into())
     }
 
-    /// The CPU time that it used so far, its own and the kernel's for it.
-    pub(super) fn cpu(&self) -> Outcome<Duration> {
-        cpu_of(&self.child.id().to_string())
+    /// What tells its CPU time.
+    pub(super) fn meter(&self) -> Meter {
+        Meter::of([self.child.id()])
     }
 
     /// The memory that it has now, in bytes.
@@ -118,6 +124,27 @@ impl Process {
         let kib =
             text.lines().find_map(|line| line.strip_prefix("Rss:")?.split_whitespace().next()?.parse::<f64>().ok());
         kib.map(|kib| kib * 1_024.0).ok_or_else(|| "the kernel does not say how much memory a process has".into())
+    }
+}
+
+/// Tells the CPU time of processes, which need not be ours.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Meter(Vec<u32>);
+
+impl Meter {
+    /// For the processes with these ids.
+    pub(super) fn of(ids: impl IntoIterator<Item = u32>) -> Self {
+        Self(ids.into_iter().collect())
+    }
+
+    /// For all of these together.
+    pub(super) fn of_all<'a>(processes: impl IntoIterator<Item = &'a Process>) -> Self {
+        Self::of(processes.into_iter().map(|process| process.child.id()))
+    }
+
+    /// The CPU time that they used so far, their own and the kernel's for them.
+    pub(super) fn cpu(&self) -> Outcome<Duration> {
+        self.0.iter().map(|id| cpu_of(&id.to_string())).sum()
     }
 }
 

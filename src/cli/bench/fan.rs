@@ -1,79 +1,53 @@
-//! Fan-out: one sender and many receivers, as fast as the slowest of them takes it.
+//! One sender and many receivers: as fast as the slowest of them takes it, or at a pace that was set before.
 
 use std::{
+    io::ErrorKind,
     net::SocketAddr,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering::SeqCst},
+        atomic::{AtomicBool, AtomicU64, Ordering::SeqCst},
     },
-    time::Duration,
+    thread,
+    time::{Duration, Instant},
 };
 
+use futures_util::future::try_join_all;
 use parking_lot::Mutex;
 use tokio::{
-    io::AsyncWriteExt as _,
-    net::TcpStream,
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::tcp::{OwnedReadHalf, OwnedWriteHalf},
     sync::Notify,
-    task::JoinSet,
-    time::{Instant, interval, timeout},
+    task::{JoinSet, block_in_place},
+    time::timeout,
 };
 
 use super::{
-    BenchArgs, Outcome,
-    child::{Pages, Process, need_files, own_cpu},
+    Outcome,
+    child::{Meter, own_cpu},
     floor::{DRIVER, RECEIVER},
+    latency::{Latencies, Stamps, nanoseconds, payload, stamp},
+    messages::Messages,
     raw::{Raw, connect, write_head},
-    report::{Report, Samples, Unit},
 };
 
 /// How far the sender may be ahead of the slowest receiver, in bytes: far from the bound where a gateway closes.
 const WINDOW: usize = 256 << 10;
 /// How long nothing may arrive at the slowest receiver.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// How many frames a second are sent when each has to be written on its own.
-const PACE: u32 = 500;
-const CASES: [Case; 4] = [
-    Case { payload: 64, name: "64 B", paced: false },
-    Case { payload: 1 << 10, name: "1 KiB", paced: false },
-    Case { payload: 16 << 10, name: "16 KiB", paced: false },
-    Case { payload: 64, name: "64 B, 500 a second", paced: true },
-];
+/// A sender does not wake up more often than this: at a faster pace, what is due by then leaves together.
+const TICK: Duration = Duration::from_millis(1);
+/// How late the kernel may wake a sleeper: so much is waited for awake.
+const SLACK: Duration = Duration::from_micros(80);
 
-struct Case {
-    payload: usize,
-    name: &'static str,
-    paced: bool,
-}
-
-pub(super) async fn measure(args: &BenchArgs, report: &mut Report) -> Outcome<()> {
-    let receivers = args.receivers;
-    need_files(u64::from(receivers) * 8 + 100, "use fewer --receivers")?;
-    let gateway = Process::gateway("memory", Pages::Usual)?;
-    let mut fans = Vec::new();
-    for (number, case) in CASES.iter().enumerate() {
-        let floor = Process::floor(case.payload, Pages::Usual)?;
-        let room = format!("/v1/rooms/fan-{number}/client?format=binary");
-        let ours = Fan::of_gateway(gateway.address, &room, receivers, case.payload).await?;
-        let bare = Fan::of_floor(floor.address, receivers, case.payload).await?;
-        fans.push((case, floor, ours, bare, [const { Samples::new() }; 3]));
-    }
-    let turn = args.turn(2 * CASES.len() as u32);
-    for _ in 0..args.turns {
-        for (case, floor, ours, bare, samples) in &mut fans {
-            let bare = bare.turn(turn, case.paced, floor).await?;
-            let ours = ours.turn(turn, case.paced, &gateway).await?;
-            for (samples, figure) in samples.iter_mut().zip([Turn::rate, Turn::server, Turn::load]) {
-                samples.add(figure(&ours), figure(&bare));
-            }
-        }
-    }
-    for (case, _, _, _, [rate, server, load]) in &fans {
-        let name = format!("fan-out {receivers} × {}", case.name);
-        report.add(&name, "deliveries", Unit::PerSecond, "bare writes", rate);
-        report.add(&name, "server CPU a delivery", Unit::Nanoseconds, "bare writes", server);
-        report.add(&name, "load CPU a delivery", Unit::Nanoseconds, "bare writes", load);
-    }
-    Ok(())
+/// How messages are sent.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) enum Pace {
+    /// As fast as the slowest receiver takes them.
+    Saturating,
+    /// The same with a load that looks for stamps, which costs it something.
+    SaturatingTimed,
+    /// So many a second, at times that do not depend on how it goes.
+    Set(f64),
 }
 
 /// What a turn used and did.
@@ -82,6 +56,8 @@ pub(super) struct Turn {
     seconds: f64,
     server: Duration,
     load: Duration,
+    /// Microseconds that half, 99 % and 99.9 % of the messages did not exceed; none if they were not timed.
+    pub(super) latency: [f64; 3],
 }
 
 impl Turn {
@@ -93,7 +69,7 @@ impl Turn {
         self.server.as_secs_f64() * 1e9 / self.deliveries
     }
 
-    fn load(&self) -> f64 {
+    pub(super) fn load(&self) -> f64 {
         self.load.as_secs_f64() * 1e9 / self.deliveries
     }
 }
@@ -103,26 +79,29 @@ pub(super) struct Fan {
     source: Source,
     progress: Arc<Progress>,
     sent: u64,
+    /// How many messages it may be ahead, and how many it can write at once.
     window: u64,
+    store: u64,
+    /// Siblings, say: they stay open as long as this does.
+    pub(super) beside: Vec<Raw>,
     /// Dropping it ends the receivers.
-    _receivers: JoinSet<()>,
+    _tasks: JoinSet<()>,
 }
 
-enum Source {
-    /// Writes frames into a room, from a store of a window's worth.
-    Gateway { tcp: TcpStream, frames: Vec<u8>, frame: usize },
-    /// Tells the bare program how much to write.
-    Floor { tcp: TcpStream },
+/// Where messages come from.
+pub(super) enum Source {
+    /// Written by the load, from a store of a window's worth; each has its payload at the same place.
+    Load { tcp: OwnedWriteHalf, store: Vec<u8>, length: usize, payload: usize },
+    /// Written by the bare program, which is told how much.
+    Floor { tcp: OwnedWriteHalf },
 }
 
 impl Source {
-    async fn send(&mut self, frames: u64, total: u64) -> Outcome<()> {
+    async fn send(&mut self, messages: u64, total: u64) -> Outcome<()> {
         let sending = async {
             match self {
-                Self::Gateway { tcp, frames: store, frame } => {
-                    tcp.write_all(&store[..*frame * frames as usize]).await
-                }
-                Self::Floor { tcp } => tcp.write_all(&total.to_be_bytes()).await,
+                Self::Load { tcp, store, length, .. } => tcp.write_all(&store[..*length * messages as usize]).await,
+                Self::Floor { tcp } => tcp.write_all(&order(total, 0)).await,
             }
         };
         match timeout(PATIENCE, sending).await {
@@ -130,6 +109,33 @@ impl Source {
             Err(_) => Err(format!("the sender could not send for {} s", PATIENCE.as_secs())),
         }
     }
+
+    /// The same without a task, and with stamps.
+    fn send_stamped(&mut self, messages: u64, total: u64, due: Instant) -> Outcome<()> {
+        let (due, order) = (nanoseconds(due), order(total, nanoseconds(due)));
+        let (tcp, mut wire) = match self {
+            Self::Load { tcp, store, length, payload } => {
+                let wire = &mut store[..*length * messages as usize];
+                wire.chunks_mut(*length).for_each(|message| stamp(&mut message[*payload..], due));
+                (tcp, &*wire)
+            }
+            Self::Floor { tcp } => (tcp, &order[..]),
+        };
+        let until = Instant::now() + PATIENCE;
+        while !wire.is_empty() {
+            match tcp.try_write(wire) {
+                Ok(n) => wire = &wire[n..],
+                Err(error) if error.kind() == ErrorKind::WouldBlock && Instant::now() < until => thread::sleep(SLACK),
+                Err(error) => return Err(format!("the sender's connection broke: {error}")),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What the bare program is told: how much each receiver is to have been sent by then, and when it was due.
+fn order(total: u64, due: u64) -> [u8; 16] {
+    (u128::from(total) << 64 | u128::from(due)).to_be_bytes()
 }
 
 /// How far the receivers have come.
@@ -139,13 +145,16 @@ struct Progress {
     awaited: AtomicU64,
     reached: Notify,
     broken: Mutex<Option<String>>,
+    /// Whether the messages carry when they were due.
+    timed: AtomicBool,
+    latencies: Latencies,
 }
 
 impl Progress {
-    fn add(&self, receiver: usize, frames: u64) {
-        let before = self.received[receiver].fetch_add(frames, SeqCst);
+    fn add(&self, receiver: usize, messages: u64) {
+        let before = self.received[receiver].fetch_add(messages, SeqCst);
         let awaited = self.awaited.load(SeqCst);
-        if before < awaited && before + frames >= awaited {
+        if before < awaited && before + messages >= awaited {
             self.reached.notify_one();
         }
     }
@@ -158,18 +167,21 @@ impl Progress {
         self.received.iter().map(|received| received.load(SeqCst)).sum()
     }
 
-    /// Waits until each receiver has so many frames.
-    async fn all_have(&self, frames: u64) -> Outcome<()> {
-        self.awaited.store(frames, SeqCst);
-        while self.slowest() < frames {
-            if timeout(PATIENCE, self.reached.notified()).await.is_err() {
+    /// Waits until each receiver has so many messages.
+    async fn all_have(&self, messages: u64) -> Outcome<()> {
+        self.awaited.store(messages, SeqCst);
+        while self.slowest() < messages {
+            let late = timeout(PATIENCE, self.reached.notified()).await.is_err();
+            self.fail_if_broken()?;
+            if late && self.slowest() < messages {
                 return Err(format!("a receiver got nothing for {} s", PATIENCE.as_secs()));
-            }
-            if let Some(why) = self.broken.lock().take() {
-                return Err(why);
             }
         }
         Ok(())
+    }
+
+    fn fail_if_broken(&self) -> Outcome<()> {
+        self.broken.lock().take().map_or(Ok(()), Err)
     }
 }
 
@@ -180,11 +192,7 @@ impl Fan {
         for _ in 0..count {
             receivers.push(Raw::open(address, path, None).await?);
         }
-        let tcp = Raw::open(address, path, None).await?.tcp;
-        let mut frame = write_head(2, size, true);
-        frame.resize(frame.len() + size, 7);
-        let source = Source::Gateway { tcp, frames: frame.repeat(window(size) as usize), frame: frame.len() };
-        Ok(Self::new(source, receivers, size))
+        Ok(Self::new(Raw::open(address, path, None).await?, &frame(size), receivers, size))
     }
 
     /// The same from the bare program, which must have been started with this size.
@@ -196,74 +204,66 @@ impl Fan {
         };
         let mut receivers = Vec::new();
         for _ in 0..count {
-            receivers.push(Raw::bare(open(RECEIVER).await?));
+            receivers.push(Raw::bare(open(RECEIVER).await?, Messages::frames(0)));
         }
-        let mut fan = Self::new(Source::Floor { tcp: open(DRIVER).await? }, receivers, size);
+        let (back, tcp) = open(DRIVER).await?.into_split();
+        let mut fan = Self::with(Source::Floor { tcp }, back, receivers, size);
         fan.source.send(0, count.into()).await?;
         Ok(fan)
     }
 
-    fn new(source: Source, receivers: Vec<Raw>, size: usize) -> Self {
+    /// A sender that writes this message, with its payload at its end or near it.
+    pub(super) fn new(sender: Raw, message: &[u8], receivers: Vec<Raw>, size: usize) -> Self {
+        let (back, tcp) = sender.tcp.into_split();
+        let text = payload(size);
+        let at = message.windows(size).rposition(|part| part == text).unwrap_or(0);
+        let store = message.repeat(window(size) as usize);
+        Self::with(Source::Load { tcp, store, length: message.len(), payload: at }, back, receivers, size)
+    }
+
+    fn with(source: Source, back: OwnedReadHalf, receivers: Vec<Raw>, size: usize) -> Self {
         let progress = Arc::new(Progress {
             received: receivers.iter().map(|_| AtomicU64::new(0)).collect(),
             awaited: AtomicU64::new(0),
             reached: Notify::new(),
             broken: Mutex::new(None),
+            timed: AtomicBool::new(false),
+            latencies: Latencies::new(),
         });
         let mut tasks = JoinSet::new();
-        for (number, mut receiver) in receivers.into_iter().enumerate() {
-            let progress = Arc::clone(&progress);
-            tasks.spawn(async move {
-                loop {
-                    match receiver.next().await {
-                        Ok((frames, _)) => progress.add(number, frames),
-                        Err(why) => break *progress.broken.lock() = Some(why),
-                    }
-                }
-                progress.reached.notify_one();
-            });
+        tasks.spawn(forget(back));
+        for (number, receiver) in receivers.into_iter().enumerate() {
+            tasks.spawn(receive(receiver, number, Stamps::new(size), Arc::clone(&progress)));
         }
-        Self { source, progress, sent: 0, window: window(size), _receivers: tasks }
+        let store = window(size);
+        Self { source, progress, sent: 0, window: store, store, beside: Vec::new(), _tasks: tasks }
+    }
+
+    /// Is ahead by so many times as much: what is on its way may be in several places.
+    pub(super) fn farther(mut self, times: u64) -> Self {
+        self.window *= times;
+        self
     }
 
     /// Sends for as long as told; what happens in the first fifth is not counted.
-    pub(super) async fn turn(&mut self, lasting: Duration, paced: bool, server: &Process) -> Outcome<Turn> {
-        self.go_on(lasting / 5, paced).await?;
-        let before = (self.progress.total(), Instant::now(), server.cpu()?, own_cpu()?);
-        self.go_on(lasting * 4 / 5, paced).await?;
-        let turn = Turn {
-            deliveries: (self.progress.total() - before.0) as f64,
-            seconds: before.1.elapsed().as_secs_f64(),
-            server: server.cpu()?.saturating_sub(before.2),
-            load: own_cpu()?.saturating_sub(before.3),
-        };
-        // The next turn is somebody else's: nothing of this one may still be under way.
-        self.progress.all_have(self.sent).await?;
-        if turn.deliveries == 0.0 || turn.server.is_zero() {
-            return Err("a turn was too short to measure: raise --seconds or --receivers".into());
-        }
-        Ok(turn)
+    pub(super) async fn turn(&mut self, lasting: Duration, pace: Pace, server: &Meter) -> Outcome<Turn> {
+        turn(std::slice::from_mut(self), lasting, pace, server).await
     }
 
-    async fn go_on(&mut self, lasting: Duration, paced: bool) -> Outcome<()> {
-        if !paced {
-            return self.saturate(lasting).await;
+    async fn go_on(&mut self, lasting: Duration, pace: Pace) -> Outcome<()> {
+        match pace {
+            Pace::Saturating | Pace::SaturatingTimed => self.saturate(lasting).await,
+            Pace::Set(rate) => block_in_place(|| self.keep_pace(lasting, rate)),
         }
-        let mut tick = interval(Duration::from_secs(1) / PACE);
-        for _ in 0..lasting.as_micros() * u128::from(PACE) / 1_000_000 {
-            tick.tick().await;
-            self.send(1).await?;
-        }
-        Ok(())
     }
 
     async fn saturate(&mut self, lasting: Duration) -> Outcome<()> {
         let until = Instant::now() + lasting;
-        let step = (self.window / 4).max(1);
+        let step = (self.store / 4).max(1);
         while Instant::now() < until {
             let free = self.progress.slowest() + self.window - self.sent;
             if free >= step {
-                self.send(free).await?;
+                self.send(free.min(self.store)).await?;
             } else {
                 self.progress.all_have(self.sent + step - self.window).await?;
             }
@@ -271,21 +271,111 @@ impl Fan {
         Ok(())
     }
 
-    async fn send(&mut self, frames: u64) -> Outcome<()> {
-        self.sent += frames;
-        self.source.send(frames, self.sent).await
+    /// Sends at the times of a schedule. Who is late has the schedule's time in the stamps all the same.
+    fn keep_pace(&mut self, lasting: Duration, rate: f64) -> Outcome<()> {
+        #[expect(clippy::cast_sign_loss, reason = "a pace is positive")]
+        let each = ((rate * TICK.as_secs_f64()).round() as u64).clamp(1, self.store);
+        let (tick, begun) = (Duration::from_secs_f64(each as f64 / rate), Instant::now());
+        let mut due = begun;
+        while due < begun + lasting {
+            if let Some(rest) = due.checked_duration_since(Instant::now() + SLACK) {
+                thread::sleep(rest);
+            }
+            while Instant::now() < due {
+                std::hint::spin_loop();
+            }
+            let until = Instant::now() + PATIENCE;
+            while self.sent > self.progress.slowest() + self.window {
+                self.progress.fail_if_broken()?;
+                if Instant::now() > until {
+                    return Err(format!("a receiver stayed behind for {} s", PATIENCE.as_secs()));
+                }
+                thread::sleep(SLACK);
+            }
+            self.sent += each;
+            self.source.send_stamped(each, self.sent, due)?;
+            due += tick;
+        }
+        Ok(())
     }
 
-    /// Sends so many frames at once (of the bare program, without a window) and waits until they have arrived.
-    pub(super) async fn burst(&mut self, frames: u64) -> Outcome<Duration> {
+    async fn send(&mut self, messages: u64) -> Outcome<()> {
+        self.sent += messages;
+        self.source.send(messages, self.sent).await
+    }
+
+    /// Sends so many messages at once (of the bare program, without a window) and waits until they have arrived.
+    pub(super) async fn burst(&mut self, messages: u64) -> Outcome<Duration> {
         let since = Instant::now();
-        self.send(frames).await?;
+        self.send(messages).await?;
         self.progress.all_have(self.sent).await?;
         Ok(since.elapsed())
     }
+
+    /// How many messages were sent so far.
+    pub(super) fn sent(&self) -> u64 {
+        self.sent
+    }
 }
 
-/// The window in frames of so much payload.
+/// Several senders at once, each with receivers of its own.
+pub(super) async fn turn(fans: &mut [Fan], lasting: Duration, pace: Pace, server: &Meter) -> Outcome<Turn> {
+    for fan in &*fans {
+        fan.progress.timed.store(pace != Pace::Saturating, SeqCst);
+    }
+    try_join_all(fans.iter_mut().map(|fan| fan.go_on(lasting / 5, pace))).await?;
+    let total = |fans: &[Fan]| fans.iter().map(|fan| fan.progress.total()).sum::<u64>();
+    for fan in &*fans {
+        fan.progress.latencies.clear();
+    }
+    let before = (total(fans), Instant::now(), server.cpu()?, own_cpu()?);
+    try_join_all(fans.iter_mut().map(|fan| fan.go_on(lasting * 4 / 5, pace))).await?;
+    let mut turn = Turn {
+        deliveries: (total(fans) - before.0) as f64,
+        seconds: before.1.elapsed().as_secs_f64(),
+        server: server.cpu()?.saturating_sub(before.2),
+        load: own_cpu()?.saturating_sub(before.3),
+        latency: [f64::NAN; 3],
+    };
+    // The next turn is somebody else's: nothing of this one may still be under way.
+    try_join_all(fans.iter().map(|fan| fan.progress.all_have(fan.sent))).await?;
+    if let Some(fan) = fans.first() {
+        turn.latency = [500, 990, 999].map(|share| fan.progress.latencies.per_mille(share));
+    }
+    if turn.deliveries == 0.0 || (turn.server.is_zero() && *server != Meter::of([])) {
+        return Err("a turn was too short to measure: raise --seconds or --receivers".into());
+    }
+    Ok(turn)
+}
+
+/// A client's frame.
+pub(super) fn frame(size: usize) -> Vec<u8> {
+    [write_head(2, size, true), payload(size)].concat()
+}
+
+async fn receive(mut receiver: Raw, number: usize, mut stamps: Stamps, progress: Arc<Progress>) {
+    loop {
+        let look = |bytes: &[u8]| {
+            if progress.timed.load(SeqCst) {
+                let now = nanoseconds(Instant::now());
+                stamps.find(bytes, |due, times| progress.latencies.add(now.saturating_sub(due), times));
+            }
+        };
+        match receiver.next_seen(look).await {
+            Ok((messages, _)) => progress.add(number, messages),
+            Err(why) => break *progress.broken.lock() = Some(why),
+        }
+    }
+    progress.reached.notify_one();
+}
+
+/// Reads what a sender is answered.
+async fn forget(mut back: OwnedReadHalf) {
+    let mut bytes = vec![0; 16 << 10];
+    while let Ok(1..) = back.read(&mut bytes).await {}
+}
+
+/// The window in messages of so much payload.
 fn window(payload: usize) -> u64 {
     (WINDOW / (payload + 4)).max(4) as u64
 }

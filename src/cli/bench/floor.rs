@@ -4,30 +4,39 @@
 
 use std::{io::Write as _, net::TcpStream as Blocking, sync::Arc, time::Duration};
 
+use futures_util::StreamExt as _;
 use parking_lot::{Condvar, Mutex};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
 };
+use tokio_tungstenite::accept_async;
 
-use super::{Outcome, raw::write_head};
+use super::{
+    Outcome,
+    latency::{payload, stamp},
+    raw::write_head,
+};
 
 /// Receives what a driver has written.
 pub(super) const RECEIVER: u8 = b'r';
-/// Says, in numbers of 8 bytes: how many receivers there are; and then how many frames each is to have been sent.
+/// Says, in pairs of numbers of 8 bytes: how many receivers there are; and then how many frames each is to have been
+/// sent, and with which stamp (0: as they are).
 pub(super) const DRIVER: u8 = b'd';
 /// Gets back what it sends.
 pub(super) const ECHO: u8 = b'e';
 /// Is answered with the same byte, and kept.
 pub(super) const IDLE: u8 = b'i';
+/// Begins a WebSocket's handshake, as every request does, and is kept.
+const GET: u8 = b'G';
 
 /// How many bytes are joined in one write, as in the gateway.
 const BATCH: usize = 64 << 10;
 
 /// Receivers that no driver has yet.
 type Receivers = Arc<Mutex<Vec<Blocking>>>;
-/// How many frames are wanted by now, and the bell that rings when it is more.
-type Wanted = Arc<(Mutex<u64>, Condvar)>;
+/// What the driver has said, and the bell that rings when it is more.
+type Wanted = Arc<(Mutex<Vec<(u64, u64)>>, Condvar)>;
 
 /// Serves until it is killed.
 pub(super) async fn serve(payload: usize) -> Outcome<()> {
@@ -43,6 +52,13 @@ pub(super) async fn serve(payload: usize) -> Outcome<()> {
 }
 
 async fn serve_one(mut tcp: TcpStream, receivers: Receivers, payload: usize) {
+    let mut first = [0];
+    if matches!(tcp.peek(&mut first).await, Ok(1)) && first[0] == GET {
+        if let Ok(mut socket) = accept_async(tcp).await {
+            while let Some(Ok(_)) = socket.next().await {}
+        }
+        return;
+    }
     match tcp.read_u8().await {
         Ok(RECEIVER) => {
             if let Ok(tcp) = tcp.into_std().and_then(|tcp| tcp.set_nonblocking(false).map(|()| tcp)) {
@@ -73,7 +89,7 @@ async fn echo(mut tcp: TcpStream) {
 
 /// Shares the receivers out to one thread a core, and has them write what is wanted.
 async fn drive(mut driver: TcpStream, receivers: &Receivers, payload: usize) {
-    let Ok(count) = driver.read_u64().await else { return };
+    let Ok((count, _)) = hear(&mut driver).await else { return };
     while (receivers.lock().len() as u64) < count {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
@@ -86,30 +102,52 @@ async fn drive(mut driver: TcpStream, receivers: &Receivers, payload: usize) {
         let wanted = Arc::clone(&wanted);
         std::thread::spawn(move || write_all(group, payload, &wanted));
     }
-    while let Ok(frames) = driver.read_u64().await {
-        *wanted.0.lock() = frames;
+    while let Ok(said) = hear(&mut driver).await {
+        wanted.0.lock().push(said);
         wanted.1.notify_all();
     }
 }
 
-fn write_all(mut receivers: Vec<Blocking>, payload: usize, wanted: &Wanted) {
-    let mut frame = write_head(2, payload, false);
-    frame.resize(frame.len() + payload, 7);
+async fn hear(driver: &mut TcpStream) -> std::io::Result<(u64, u64)> {
+    Ok((driver.read_u64().await?, driver.read_u64().await?))
+}
+
+fn write_all(mut receivers: Vec<Blocking>, size: usize, wanted: &Wanted) {
+    let frame = [write_head(2, size, false), payload(size)].concat();
     let batch = (BATCH / frame.len()).max(1);
-    let wire = frame.repeat(batch);
-    let mut written = 0;
+    let mut wire = frame.repeat(batch);
+    let head = frame.len() - size;
+    let (mut written, mut at) = (0, 0);
     loop {
-        let mut now = wanted.0.lock();
-        while *now <= written {
-            wanted.1.wait(&mut now);
+        // All that has been said and is not written yet, as far as it fits in a batch.
+        let (mut frames, mut spans) = (0, Vec::new());
+        let mut all = wanted.0.lock();
+        while all.len() <= at {
+            wanted.1.wait(&mut all);
         }
-        let frames = (*now - written).min(batch as u64);
-        drop(now);
+        while let Some(&(total, due)) = all.get(at)
+            && frames < batch
+        {
+            let more = (total - written - frames as u64).min((batch - frames) as u64) as usize;
+            if due != 0 {
+                spans.push((frames..frames + more, due));
+            }
+            frames += more;
+            if written + frames as u64 == total {
+                at += 1;
+            }
+        }
+        drop(all);
+        for (span, due) in spans {
+            for number in span {
+                stamp(&mut wire[number * frame.len() + head..], due);
+            }
+        }
         for receiver in &mut receivers {
-            if receiver.write_all(&wire[..frame.len() * frames as usize]).is_err() {
+            if receiver.write_all(&wire[..frame.len() * frames]).is_err() {
                 return;
             }
         }
-        written += frames;
+        written += frames as u64;
     }
 }

@@ -6,10 +6,19 @@
 //! kernel tells their CPU time and memory apart from the load's.
 
 mod child;
+mod complete;
+mod connects;
+mod costs;
 mod fan;
+mod fan_out;
 mod floor;
+mod growth;
 mod idle;
+mod latency;
 mod limits;
+mod messages;
+mod nodes;
+mod peers;
 mod raw;
 mod replay;
 mod report;
@@ -26,7 +35,8 @@ use std::{
 use clap::{Args, ValueEnum};
 
 use super::FAILED;
-use child::{Pages, Process};
+use child::Process;
+use peers::Peer;
 use report::Report;
 
 /// What came of something, or a sentence that says why nothing did.
@@ -44,30 +54,47 @@ pub(super) struct BenchArgs {
     /// How often the gateway and its floor take turns
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=99))]
     turns: u32,
-    /// Receivers of the fan-out
-    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=10_000))]
-    receivers: u32,
+    /// Receivers of the fan-out; several numbers, several fan-outs
+    #[arg(long, default_value = "100", value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    receivers: Vec<u32>,
     /// Pairs that idle
     #[arg(long, default_value_t = 2_000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pairs: u32,
+    /// Pairs of the crowded nodes, whose costs are compared with those of a node with 100
+    #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    crowd: u32,
     /// Events to replay
     #[arg(long, default_value_t = 4_000, value_parser = clap::value_parser!(u32).range(1..=16_000))]
     events: u32,
     /// The Redis between two nodes, redis://host:port [default: a redis-server started for this, where there is one]
     #[arg(long, value_name = "URL")]
     broker: Option<String>,
+    /// A peer that runs, as often as there are peers; see tests/peers
+    #[arg(long = "peer", value_name = "NAME=HOST:PORT,PID")]
+    peers: Vec<Peer>,
     /// Print JSON
     #[arg(long)]
     json: bool,
     /// Be the bare program, with frames of this many bytes of payload
     #[arg(long, hide = true)]
     floor: Option<usize>,
+    /// Be clients of this gateway that idle
+    #[arg(long, hide = true)]
+    crowd_of: Option<SocketAddr>,
+    #[arg(long, hide = true, default_value_t = 1)]
+    crowd_rooms: u32,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Workload {
     /// One sender, many receivers, as fast as they take it
     FanOut,
+    /// The same in 100 rooms of 10
+    Rooms,
+    /// The same at paces, with the latencies: 500 messages a second, and 10 %, 50 % and 80 % of the most
+    Paced,
+    /// The same beside other servers; only those that --peer names
+    Peers,
     /// The same with limits and grants, beside a node without
     Limits,
     /// A sibling's command and its reply, one at a time
@@ -76,8 +103,16 @@ enum Workload {
     Events,
     /// A sibling that reads a history from its start
     Replay,
-    /// Memory of sockets that do nothing
+    /// One sender, receivers on two other nodes, and a Redis between them
+    Nodes,
+    /// Redis' commands and memory for frames, events and pairs that idle
+    Redis,
+    /// Memory of sockets that do nothing, also after traffic
     Idle,
+    /// Client sockets opened with tickets
+    Connects,
+    /// Frames, commands and events on nodes with many pairs and many rooms
+    Growth,
 }
 
 /// One or two nodes that know each other, and the Redis between them.
@@ -90,12 +125,12 @@ struct Cluster {
 impl Cluster {
     /// One node on the embedded broker.
     fn single() -> Outcome<Self> {
-        Ok(Self { name: "1 node, memory", nodes: vec![Process::gateway("memory", Pages::Usual)?], redis: None })
+        Ok(Self { name: "1 node, memory", nodes: vec![complete::start("memory")?], redis: None })
     }
 
     /// Two nodes on one Redis.
     fn double(redis: SocketAddr, url: &str) -> Outcome<Self> {
-        let nodes = vec![Process::gateway(url, Pages::Usual)?, Process::gateway(url, Pages::Usual)?];
+        let nodes = vec![complete::start(url)?, complete::start(url)?];
         Ok(Self { name: "2 nodes, Redis", nodes, redis: Some(redis) })
     }
 
@@ -111,9 +146,10 @@ impl Cluster {
 }
 
 pub(super) async fn run(args: BenchArgs) -> ExitCode {
-    let outcome = match args.floor {
-        Some(size) => floor::serve(size).await,
-        None => measure(&args).await,
+    let outcome = match (args.floor, args.crowd_of) {
+        (Some(size), _) => floor::serve(size).await,
+        (_, Some(gateway)) => idle::crowd(gateway, args.crowd, args.crowd_rooms).await,
+        _ => measure(&args).await,
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -128,39 +164,69 @@ async fn measure(args: &BenchArgs) -> Outcome<()> {
     if !(0.1..=3_600.0).contains(&args.seconds) {
         return Err("--seconds: 0.1 to 3600".into());
     }
-    let wanted = |workload| args.workloads.is_empty() || args.workloads.contains(&workload);
     let mut report = Report::default();
-    if wanted(Workload::FanOut) {
-        fan::measure(args, &mut report).await?;
-    }
-    if wanted(Workload::Limits) {
-        limits::measure(args, &mut report).await?;
-    }
-    if wanted(Workload::Idle) {
-        idle::measure(args, &mut report).await?;
-    }
-    let across = [Workload::Commands, Workload::Events, Workload::Replay];
-    if across.into_iter().any(wanted) {
-        // Kept until the end: dropping it stops the server.
-        let (_server, redis) = find_redis(args.broker.as_deref()).await?;
-        let mut clusters = vec![Cluster::single()?];
-        match &redis {
-            Some((address, url)) => clusters.push(Cluster::double(*address, url)?),
-            None => report.note("there is no redis-server here: give --broker for the figures of two nodes"),
-        }
-        for cluster in &clusters {
-            if wanted(Workload::Commands) {
-                trips::commands(args, cluster, &mut report).await?;
-            }
-            if wanted(Workload::Events) {
-                trips::events(args, cluster, &mut report).await?;
-            }
-            if wanted(Workload::Replay) {
-                replay::measure(args, cluster, &mut report).await?;
-            }
+    let outcome = measure_into(args, &mut report).await;
+    // What was found before something failed is worth as much.
+    report.print(args.json).and(outcome)
+}
+
+async fn measure_into(args: &BenchArgs, report: &mut Report) -> Outcome<()> {
+    let wanted = |workload: &Workload| args.workloads.is_empty() || args.workloads.contains(workload);
+    for workload in Workload::value_variants().iter().filter(|workload| wanted(workload)) {
+        match workload {
+            Workload::FanOut => fan_out::measure(args, report).await?,
+            Workload::Rooms => fan_out::rooms(args, report).await?,
+            Workload::Paced => fan_out::paced(args, report).await?,
+            Workload::Peers if !args.peers.is_empty() => peers::measure(args, report).await?,
+            Workload::Peers if args.workloads.is_empty() => {}
+            Workload::Peers => return Err("--peer: name the peers, or have tests/peers/run do it".into()),
+            Workload::Limits => limits::measure(args, report).await?,
+            Workload::Idle => idle::measure(args, report).await?,
+            Workload::Connects => connects::measure(args, report).await?,
+            Workload::Growth => growth::measure(args, report).await?,
+            // They share nodes.
+            Workload::Commands | Workload::Events | Workload::Replay | Workload::Redis | Workload::Nodes => {}
         }
     }
-    report.print(args.json)
+    across(args, wanted, report).await
+}
+
+/// What needs more than one node, and the same on one.
+async fn across(args: &BenchArgs, wanted: impl Fn(&Workload) -> bool, report: &mut Report) -> Outcome<()> {
+    let all = [Workload::Commands, Workload::Events, Workload::Replay, Workload::Redis, Workload::Nodes];
+    if !all.iter().any(&wanted) {
+        return Ok(());
+    }
+    // Kept until the end: dropping it stops the server.
+    let (server, redis) = find_redis(args.broker.as_deref()).await?;
+    let mut clusters = vec![Cluster::single()?];
+    match &redis {
+        Some((address, url)) => clusters.push(Cluster::double(*address, url)?),
+        None => report.note("there is no redis-server here: give --broker for the figures of more nodes"),
+    }
+    for cluster in &clusters {
+        if wanted(&Workload::Commands) {
+            trips::commands(args, cluster, report).await?;
+        }
+        if wanted(&Workload::Events) {
+            trips::events(args, cluster, report).await?;
+        }
+        if wanted(&Workload::Replay) {
+            replay::measure(args, cluster, report).await?;
+        }
+        if let Some(redis) = cluster.redis
+            && wanted(&Workload::Redis)
+        {
+            costs::measure(args, cluster, redis, report).await?;
+        }
+    }
+    drop(clusters);
+    match &redis {
+        Some((address, url)) if wanted(&Workload::Nodes) => {
+            nodes::measure(args, (*address, url), server.as_ref(), report).await
+        }
+        _ => Ok(()),
+    }
 }
 
 type Redis = Option<(SocketAddr, String)>;

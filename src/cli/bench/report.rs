@@ -14,6 +14,7 @@ pub(super) enum Unit {
     Nanoseconds,
     Microseconds,
     Bytes,
+    Count,
 }
 
 impl Unit {
@@ -24,6 +25,8 @@ impl Unit {
             Self::PerSecond => format!("{value:.0} /s"),
             Self::Nanoseconds => format!("{value:.0} ns"),
             Self::Microseconds => format!("{value:.0} µs"),
+            Self::Count if value >= 100.0 => format!("{value:.0}"),
+            Self::Count => format!("{value:.3}"),
             Self::Bytes => format!("{:.2} KiB", value / 1_024.0),
         }
     }
@@ -50,6 +53,13 @@ struct Row {
     figure: &'static str,
     unit: Unit,
     gateway: f64,
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    beside: Option<Beside>,
+}
+
+/// What a figure is compared with.
+#[derive(Serialize)]
+struct Beside {
     floor: f64,
     floor_is: &'static str,
     ratio: f64,
@@ -81,14 +91,30 @@ impl Report {
             figure,
             unit,
             gateway: median(&mut samples.turns.iter().map(|turn| turn.0).collect::<Vec<_>>()),
-            floor: median(&mut samples.turns.iter().map(|turn| turn.1).collect::<Vec<_>>()),
-            floor_is,
-            ratio: median(&mut ratios),
-            ratio_low: ratios.first().copied().unwrap_or(f64::NAN),
-            ratio_high: ratios.last().copied().unwrap_or(f64::NAN),
-            turns: samples.turns.len(),
+            beside: Some(Beside {
+                floor: median(&mut samples.turns.iter().map(|turn| turn.1).collect::<Vec<_>>()),
+                floor_is,
+                ratio: median(&mut ratios),
+                ratio_low: ratios.first().copied().unwrap_or(f64::NAN),
+                ratio_high: ratios.last().copied().unwrap_or(f64::NAN),
+                turns: samples.turns.len(),
+            }),
         };
-        eprintln!("{workload}, {figure}: {:.2} of {floor_is}", row.ratio);
+        self.push(row);
+    }
+
+    /// Adds a figure that stands by itself.
+    pub(super) fn tell(&mut self, workload: &str, figure: &'static str, unit: Unit, value: f64) {
+        self.push(Row { workload: workload.into(), figure, unit, gateway: value, beside: None });
+    }
+
+    fn push(&mut self, row: Row) {
+        match &row.beside {
+            Some(beside) => {
+                eprintln!("{}, {}: {:.2} of {}", row.workload, row.figure, beside.ratio, beside.floor_is);
+            }
+            None => eprintln!("{}, {}: {}", row.workload, row.figure, row.unit.show(row.gateway)),
+        }
         self.rows.push(row);
     }
 
@@ -112,14 +138,16 @@ impl Report {
         let head = ["workload", "figure", "gateway", "floor", "ratio", "(turns)"];
         let mut lines = vec![head.map(String::from)];
         for row in &self.rows {
-            lines.push([
-                row.workload.clone(),
-                row.figure.into(),
-                row.unit.show(row.gateway),
-                format!("{} {}", row.unit.show(row.floor), row.floor_is),
-                format!("{:.2}", row.ratio),
-                format!("{:.2}–{:.2}", row.ratio_low, row.ratio_high),
-            ]);
+            let beside = row.beside.as_ref().map_or([const { String::new() }; 3], |beside| {
+                [
+                    format!("{} {}", row.unit.show(beside.floor), beside.floor_is),
+                    ratio(beside.ratio),
+                    format!("{}–{}", ratio(beside.ratio_low), ratio(beside.ratio_high)),
+                ]
+            });
+            let [floor, ratio, turns] = beside;
+            let gateway = row.unit.show(row.gateway);
+            lines.push([row.workload.clone(), row.figure.into(), gateway, floor, ratio, turns]);
         }
         let width = |column: usize| lines.iter().map(|line| line[column].chars().count()).max().unwrap_or(0);
         let widths: Vec<usize> = (0..head.len()).map(width).collect();
@@ -130,6 +158,11 @@ impl Report {
         }
         self.notes.iter().try_for_each(|note| writeln!(out, "({note})"))
     }
+}
+
+/// With as many digits as matter: beside a peer it may be a hundredth.
+fn ratio(ratio: f64) -> String {
+    if ratio.abs() < 0.1 { format!("{ratio:.3}") } else { format!("{ratio:.2}") }
 }
 
 /// The middle one; sorts on the way.

@@ -1,6 +1,6 @@
 //! As much of Redis' protocol as the floors need: commands as lists of words, and their replies.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{collections::BTreeMap, fmt, net::SocketAddr, time::Duration};
 
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -73,10 +73,61 @@ impl Resp {
         }
     }
 
+    /// How often it has carried out each command so far, also those in scripts.
+    pub(super) async fn calls(&mut self) -> Outcome<Calls> {
+        let line = |line: &str| {
+            let (name, rest) = line.strip_prefix("cmdstat_")?.split_once(":calls=")?;
+            Some((name.to_owned(), rest.split(',').next()?.parse().ok()?))
+        };
+        Ok(Calls(self.info(b"commandstats").await?.lines().filter_map(line).collect()))
+    }
+
+    /// The memory that it uses, in bytes.
+    pub(super) async fn memory(&mut self) -> Outcome<f64> {
+        let text = self.info(b"memory").await?;
+        let used = text.lines().find_map(|line| line.strip_prefix("used_memory:")?.trim().parse().ok());
+        used.ok_or_else(|| "Redis does not say how much memory it uses".into())
+    }
+
+    async fn info(&mut self, section: &[u8]) -> Outcome<String> {
+        match self.ask(&[b"INFO", section]).await? {
+            Reply::One(text) => Ok(String::from_utf8_lossy(&text).into_owned()),
+            _ => Err("Redis answered INFO with something that is no text".into()),
+        }
+    }
+
     /// Sends a command and reads its reply.
     pub(super) async fn ask(&mut self, words: &[&[u8]]) -> Outcome<Reply> {
         self.send(words).await?;
         self.reply().await
+    }
+}
+
+/// How often each command was carried out.
+pub(super) struct Calls(BTreeMap<String, u64>);
+
+impl Calls {
+    /// What has been carried out since then, but for the asking.
+    pub(super) fn since(&self, before: &Self) -> Self {
+        let calls = self.0.iter().map(|(name, calls)| (name, calls - before.0.get(name).unwrap_or(&0)));
+        let others = calls.filter(|(name, calls)| *calls > 0 && *name != "info");
+        Self(others.map(|(name, calls)| (name.clone(), calls)).collect())
+    }
+
+    /// Of these commands.
+    pub(super) fn of(&self, names: &[&str]) -> u64 {
+        names.iter().filter_map(|name| self.0.get(*name)).sum()
+    }
+
+    pub(super) fn all(&self) -> u64 {
+        self.0.values().sum()
+    }
+}
+
+impl fmt::Display for Calls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let all: Vec<String> = self.0.iter().map(|(name, calls)| format!("{name} {calls}")).collect();
+        f.write_str(&all.join(", "))
     }
 }
 
