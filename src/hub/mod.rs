@@ -4,6 +4,8 @@
 //! Nothing here waits for anything outside, and nothing here knows that other nodes exist.
 
 mod bell;
+mod hearing;
+mod level;
 mod mailbox;
 mod outbox;
 mod postmen;
@@ -15,10 +17,12 @@ use std::sync::Arc;
 
 use dashmap::{DashMap, Entry};
 
+pub use hearing::{Hearing, Source};
+pub use level::{Dropped, Level, Resumed};
 pub use mailbox::{Mailbox, Slot, Unsent, mailbox};
 pub use outbox::{Disconnected, Flushed, Outbox, Wire};
 pub use postmen::Postmen;
-pub use queue::{Dropped, Hearing, Item, Level, Reached, Resumed, Source};
+pub use queue::{Item, Reached};
 pub use room::Room;
 pub use watch::{Ear, Heard, Piece, Seat, Watch};
 

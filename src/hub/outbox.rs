@@ -15,10 +15,7 @@ use std::{
 use bytes::Bytes;
 use parking_lot::Mutex;
 
-use super::{
-    bell::Bell,
-    queue::{Hearing, Item, Level, Queue, Reached, Resumed, Source},
-};
+use super::{Hearing, Item, Level, Reached, Resumed, Source, bell::Bell, queue::Queue};
 use crate::protocol::{Mark, PausePolicy, Run, Slow};
 
 /// How far a flush went.

@@ -8,6 +8,7 @@ use std::{collections::VecDeque, sync::Arc};
 
 use bytes::Bytes;
 
+use super::{Dropped, Hearing, Level, Resumed, Source};
 use crate::protocol::{Mark, PausePolicy, Run, Slow};
 
 /// Marks between frames that are dropped are kept while all marks hold at most this part of the bound; beyond, the
@@ -42,42 +43,6 @@ impl Item {
     }
 }
 
-/// From where something comes to an outbox.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Source {
-    /// From a member of this node, at once.
-    Here,
-    /// Out of the broker, and had not been given to the members here.
-    Abroad,
-    /// Out of the broker, and had been given to the members here when it left this node.
-    Back,
-}
-
-/// What of all that the room says is for an outbox.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Hearing {
-    /// Everything, as soon as it is here.
-    All,
-    /// Nothing: it catches up with what the room has kept, or waits for its turn.
-    Nothing,
-    /// What comes out of the broker for the members here: what they say themselves is heard elsewhere already.
-    Abroad,
-    /// What comes out of the broker, and all of that: in the one order that it has there.
-    Broker,
-    /// What members here say.
-    Here,
-}
-
-impl Hearing {
-    fn hears(self, source: Source) -> bool {
-        match source {
-            Source::Here => matches!(self, Self::All | Self::Here),
-            Source::Abroad => matches!(self, Self::All | Self::Abroad | Self::Broker),
-            Source::Back => self == Self::Broker,
-        }
-    }
-}
-
 /// A mark whose turn has come.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Reached {
@@ -87,83 +52,6 @@ pub struct Reached {
     pub mark: Arc<Mark>,
     /// How many bytes it held.
     weight: usize,
-}
-
-/// Frames that were not delivered.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize)]
-pub struct Dropped {
-    /// How many.
-    pub frames: u64,
-    /// Their payload, in bytes.
-    pub bytes: u64,
-    /// How many marks were dropped with them; not told when there was none.
-    #[serde(skip_serializing_if = "is_zero")]
-    pub marks: u64,
-}
-
-#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde hands it over so")]
-fn is_zero(count: &u64) -> bool {
-    *count == 0
-}
-
-impl Dropped {
-    fn add(&mut self, run: &Run) {
-        self.frames += run.frames();
-        self.bytes += run.payload_bytes();
-    }
-
-    /// What came on top since `before`.
-    #[must_use]
-    pub fn since(self, before: Self) -> Self {
-        Self {
-            frames: self.frames - before.frames,
-            bytes: self.bytes - before.bytes,
-            marks: self.marks - before.marks,
-        }
-    }
-}
-
-/// How an outbox stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Level {
-    /// Frames taken for writing since the socket opened: its position.
-    pub taken_frames: u64,
-    /// Their payload, in bytes.
-    pub taken_bytes: u64,
-    /// Frames that wait.
-    pub queued_frames: u64,
-    /// Encoded bytes that wait, those being written included, and marks.
-    pub queued_bytes: usize,
-    /// What marks hold of them.
-    pub mark_bytes: usize,
-    /// The bound.
-    pub limit: usize,
-    /// Frames that were dropped since the socket opened because the client was too slow.
-    pub dropped: Dropped,
-    /// Frames that were dropped since the socket opened because delivery was paused so.
-    pub dropped_in_pauses: Dropped,
-    /// Whether the queue passed half of its bound and has not come down to an eighth since.
-    pub lagging: bool,
-    /// Whether the bound was hit under [`Slow::Close`]: the socket must be closed.
-    pub overflowed: bool,
-}
-
-impl Level {
-    /// Whether no frame waits: then one comes in, however large it is.
-    pub(super) fn has_no_frames(&self) -> bool {
-        self.queued_bytes == self.mark_bytes
-    }
-}
-
-/// What the end of a pause found.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Resumed {
-    /// How many frames stand before the first that had to wait.
-    pub position: u64,
-    /// How many waited.
-    pub waited: u64,
-    /// How many were dropped in the pause.
-    pub dropped: u64,
 }
 
 /// The frames towards one client socket.

@@ -28,8 +28,13 @@ impl Room {
     }
 
     /// Hands a run to every member but one, its sender: a reference count and a short lock each, and a second reference
-    /// count where it is the first that waits. Then it is passed `on`, while no outbox can begin to hear or cease to.
-    pub fn fan_out<T>(&self, run: &Run, source: Source, except: Option<PairId>, on: impl FnOnce() -> T) -> T {
+    /// count where it is the first that waits.
+    pub fn fan_out(&self, run: &Run, source: Source, except: Option<PairId>) {
+        self.fan_out_then(run, source, except, || ());
+    }
+
+    /// The same, and passes it `on` while no outbox can begin to hear or cease to.
+    pub fn fan_out_then<T>(&self, run: &Run, source: Source, except: Option<PairId>, on: impl FnOnce() -> T) -> T {
         let members = self.members.read();
         let others = members.iter().filter(|(pair, _)| except != Some(*pair));
         let due: Vec<_> =
@@ -40,9 +45,13 @@ impl Room {
         passed
     }
 
-    /// Hands a mark to every member whose siblings want to know of marks, its sender among them. Then it is passed `on`,
-    /// as a run is.
-    pub fn fan_out_mark<T>(&self, mark: &Arc<Mark>, source: Source, on: impl FnOnce() -> T) -> T {
+    /// Hands a mark to every member whose siblings want to know of marks, its sender among them.
+    pub fn fan_out_mark(&self, mark: &Arc<Mark>, source: Source) {
+        self.fan_out_mark_then(mark, source, || ());
+    }
+
+    /// The same, and passes it `on` as a run.
+    pub fn fan_out_mark_then<T>(&self, mark: &Arc<Mark>, source: Source, on: impl FnOnce() -> T) -> T {
         let weight = mark.weight();
         let members = self.members.read();
         for (_, outbox) in members.iter() {
@@ -111,14 +120,14 @@ mod tests {
             let members = rooms[0].members.read();
             members.iter().find(|(_, member)| Arc::ptr_eq(member, outbox)).map(|(pair, _)| *pair)
         };
-        rooms[0].fan_out(&Run::of(FrameKind::Text, b"x"), Source::Here, pair(&outboxes[0]), || ());
+        rooms[0].fan_out(&Run::of(FrameKind::Text, b"x"), Source::Here, pair(&outboxes[0]));
         assert_eq!(queued(), [0, 1, 1]);
         hub.exit(&rooms[1], &outboxes[1]);
-        rooms[0].fan_out(&Run::of(FrameKind::Text, b"y"), Source::Here, None, || ());
+        rooms[0].fan_out(&Run::of(FrameKind::Text, b"y"), Source::Here, None);
         assert_eq!(queued(), [1, 1, 2]);
         let another = Arc::new(Outbox::new(1_000, Slow::Close));
         rooms[0].replace(&outboxes[0], &another);
-        rooms[0].fan_out(&Run::of(FrameKind::Text, b"z"), Source::Here, pair(&outboxes[2]), || ());
+        rooms[0].fan_out(&Run::of(FrameKind::Text, b"z"), Source::Here, pair(&outboxes[2]));
         assert_eq!((queued(), another.level().queued_frames), (vec![1, 1, 2], 1));
         hub.exit(&rooms[0], &another);
         hub.exit(&rooms[2], &outboxes[2]);

@@ -56,17 +56,17 @@ impl Node {
         match Envelope::read(bytes) {
             Ok(Envelope::Frames { from, run }) => {
                 if let Some((source, room)) = self.source(Some(from)).zip(room()) {
-                    room.fan_out(&run, source, None, || ());
+                    room.fan_out(&run, source, None);
                 }
             }
             Ok(Envelope::Ordered { except, run }) => {
                 if let Some(room) = room() {
-                    room.fan_out(&run, Source::Abroad, except, || ());
+                    room.fan_out(&run, Source::Abroad, except);
                 }
             }
             Ok(Envelope::Mark { from, mark }) => {
                 if let Some((source, room)) = self.source(from).zip(room()) {
-                    room.fan_out_mark(&Arc::new(mark), source, || ());
+                    room.fan_out_mark(&Arc::new(mark), source);
                 }
             }
             Ok(Envelope::Notice(notice)) => self.noticed(name, notice),

@@ -336,7 +336,7 @@ impl Node {
         if spec.is_ordered() {
             return self.publish_abroad(room, run.frames(), || Ok(Envelope::ordered(except, run)));
         }
-        room.fan_out(run, Source::Here, except, || {
+        room.fan_out_then(run, Source::Here, except, || {
             self.publish_abroad(room, run.frames(), || Ok(Envelope::frames(self.id, run)))
         });
         true
@@ -348,7 +348,7 @@ impl Node {
         if spec.is_ordered() {
             return self.publish_abroad(room, 1, || Envelope::mark(None, mark));
         }
-        room.fan_out_mark(mark, Source::Here, || {
+        room.fan_out_mark_then(mark, Source::Here, || {
             self.publish_abroad(room, 1, || Envelope::mark(Some(self.id), mark))
         });
         true

@@ -260,10 +260,8 @@ impl Node {
             }
         }
         match (room, envelope) {
-            (Some(room), Ok(Envelope::Ordered { except, run })) => room.fan_out(&run, Source::Abroad, except, || ()),
-            (Some(room), Ok(Envelope::Mark { mark, .. })) => {
-                room.fan_out_mark(&Arc::new(mark), Source::Abroad, || ())
-            }
+            (Some(room), Ok(Envelope::Ordered { except, run })) => room.fan_out(&run, Source::Abroad, except),
+            (Some(room), Ok(Envelope::Mark { mark, .. })) => room.fan_out_mark(&Arc::new(mark), Source::Abroad),
             (_, Ok(_)) => {}
             (_, Err(why)) => tracing::warn!(room = %stand.room, why, "an entry could not be read"),
         }
