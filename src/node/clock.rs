@@ -1,6 +1,6 @@
 //! The time, as it is told and kept.
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use time::{OffsetDateTime, format_description::BorrowedFormatItem, macros::format_description};
 
@@ -27,4 +27,25 @@ pub fn now_seconds() -> u64 {
 /// Milliseconds since 1970.
 pub(super) fn now_millis() -> u64 {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64)
+}
+
+/// Lets time pass, and none where there is none to pass: a sleep of no time lasts until the clock's next millisecond.
+pub async fn pause(time: Duration) {
+    if !time.is_zero() {
+        tokio::time::sleep(time).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_pause_of_no_time_takes_none() {
+        let before = tokio::time::Instant::now();
+        pause(Duration::ZERO).await;
+        assert_eq!(before.elapsed(), Duration::ZERO);
+        pause(Duration::from_millis(7)).await;
+        assert!(before.elapsed() >= Duration::from_millis(7));
+    }
 }

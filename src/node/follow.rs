@@ -11,12 +11,11 @@ use std::{
     time::Duration,
 };
 
-use futures_util::{FutureExt as _, future::BoxFuture};
+use futures_util::{FutureExt, future::BoxFuture};
 use serde_json::Value;
-use tokio::time::sleep;
 
 use super::{
-    Node,
+    Node, pause,
     replay::{Admit, Gap, Replay},
     story::RETRY,
 };
@@ -229,9 +228,7 @@ impl Follower {
         let (broker, topic, at) = (Arc::clone(&self.node.broker), self.topic.clone(), self.replay.at());
         self.late = !wait.is_zero();
         self.reading = Some(Box::pin(async move {
-            if !wait.is_zero() {
-                sleep(wait).await;
-            }
+            pause(wait).await;
             broker.read(&topic, at, PAGE).await
         }));
     }
@@ -242,6 +239,14 @@ impl Follower {
         self.due.extend(turn.entries.into_iter().map(|entry| Followed::Piece(Arc::new(piece(entry)))));
         if turn.again {
             self.read();
+            self.begin_reading();
+        }
+    }
+
+    /// Sends for the page now, so that it comes while the one before it is told.
+    fn begin_reading(&mut self) {
+        if let Some(page) = self.reading.as_mut().and_then(FutureExt::now_or_never) {
+            self.reading = Some(Box::pin(std::future::ready(page)));
         }
     }
 }

@@ -4,9 +4,8 @@ use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use futures_util::future::BoxFuture;
 use serde_json::{Value, json};
-use tokio::time::sleep;
 
-use super::{Node, ReplyTo, now_text};
+use super::{Node, ReplyTo, now_text, pause};
 use crate::{
     broker::{Appended, BrokerError, DRAFTS, Draft, Under},
     protocol::{Cause, Event, EventKind, Fence, PairId, Position, Reply, Topic, Unsaid},
@@ -195,10 +194,7 @@ impl Story {
         let under = Under { fence: self.fence, after: self.stands.back().map(|(at, _)| *at) };
         let drafts: Vec<_> = self.waiting.iter().take(self.carried).map(|chapter| chapter.draft.clone()).collect();
         Box::pin(async move {
-            // No time at all would be waited for, too: until the clock's next millisecond.
-            if !after.is_zero() {
-                sleep(after).await;
-            }
+            pause(after).await;
             node.broker.append(&topic, Some(under), &drafts, &node.settings.keep).await
         })
     }

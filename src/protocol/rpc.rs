@@ -7,6 +7,8 @@ use super::{Failure, Fault, FrameKind, strict};
 
 /// The most requests in a batch.
 pub const MOST_IN_BATCH: usize = 64;
+/// Room for most messages, an event with its cursor among them, in bytes: so few grow while they are written.
+const USUAL: usize = 512;
 
 /// How a sibling writes its messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -60,11 +62,13 @@ impl Codec {
     /// # Errors
     /// [`Fault::Internal`] when it can't be encoded.
     pub fn encode(self, message: &impl Serialize) -> Result<Vec<u8>, Failure> {
+        let mut bytes = Vec::with_capacity(USUAL);
         match self {
-            Self::Json => serde_json::to_vec(message).map_err(|e| e.to_string()),
-            Self::Msgpack => rmp_serde::to_vec_named(message).map_err(|e| e.to_string()),
+            Self::Json => serde_json::to_writer(&mut bytes, message).map_err(|e| e.to_string()),
+            Self::Msgpack => rmp_serde::encode::write_named(&mut bytes, message).map_err(|e| e.to_string()),
         }
-        .map_err(|why| Failure::new(Fault::Internal, why))
+        .map_err(|why| Failure::new(Fault::Internal, why))?;
+        Ok(bytes)
     }
 }
 

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     broker::{BrokerError, Page, Tally},
-    node::{Anchor, Following, Past, Reach, Resumption, Said, Start, Stop, replay::Replay},
+    node::{Anchor, Following, Past, Reach, Resumption, Said, Start, Stop, pause, replay::Replay},
     protocol::{EventKind, Position, RoomName},
 };
 
@@ -173,9 +173,7 @@ impl Client {
         if let Some(Kept { catching: Some(catching), .. }) = self.kept.as_deref_mut() {
             let (at, page) = (catching.replay.at(), catching.page);
             catching.step = Some(Box::pin(async move {
-                if !after.is_zero() {
-                    tokio::time::sleep(after).await;
-                }
+                pause(after).await;
                 Caught::Page(node.read_room(&room, at, page).await)
             }));
         }

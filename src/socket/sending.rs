@@ -4,11 +4,11 @@ use std::{collections::VecDeque, sync::Arc};
 
 use bytes::{Bytes, BytesMut};
 use futures_util::future::BoxFuture;
-use tokio::time::{Duration, sleep};
+use tokio::time::Duration;
 
 use crate::{
     broker::{BrokerError, Share, Writer},
-    node::{Node, ReplyTo},
+    node::{Node, ReplyTo, pause},
     protocol::{Envelope, History, PairId, Position, Reply, RoomName, Run},
 };
 
@@ -178,9 +178,7 @@ impl Sending {
         let (writer, shares) = (batch.writer.clone(), batch.shares.clone());
         let (node, room, history) = (Arc::clone(&self.node), self.room.clone(), self.history);
         Box::pin(async move {
-            if !after.is_zero() {
-                sleep(after).await;
-            }
+            pause(after).await;
             node.contribute(&room, Some(&writer), &shares, history).await
         })
     }

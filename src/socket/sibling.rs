@@ -35,8 +35,8 @@ const QUEUE: usize = 1 << 20;
 /// The most messages that are worked on at once; more are left unread. More than the marks that may wait for frames at a
 /// time, so that these do not keep other commands from being heard.
 const IN_FLIGHT: usize = 96;
-/// The most events that are told in one go: some 30 KiB.
-const TOLD_TOGETHER: usize = 64;
+/// The most events that are told in one go: some 40 KiB.
+const TOLD_TOGETHER: usize = 128;
 /// In a drain, how often a sibling that leaves looks whether its last commands are answered.
 const LAST_REPLIES: Duration = Duration::from_millis(20);
 /// In a drain, how long after its client socket a sibling is closed.
@@ -259,7 +259,7 @@ impl Sibling {
     /// Whether it is read now. What is not read waits in the kernel, and then at the sender.
     fn may_read(&self) -> bool {
         !self.leaving
-            && self.in_flight.as_ref().is_none_or(|calls| calls.len() < IN_FLIGHT)
+            && self.in_flight.as_ref().is_none_or(|calls| calls.len() <= IN_FLIGHT)
             && self.pace.wait().is_none()
     }
 
@@ -287,7 +287,7 @@ impl Sibling {
                 let (calls, message) = (self.calls.clone(), Message::from_value(value));
                 self.pace.spend(message.count() as u64, 0);
                 let call = Box::pin(async move { calls.answer(message).await });
-                self.in_flight.get_or_insert_default().push(call);
+                self.in_flight.get_or_insert_with(never_all_asked).push(call);
             }
             Err(failure) => {
                 self.pace.spend(1, 0);
@@ -321,13 +321,20 @@ impl Sibling {
     }
 }
 
+/// An empty set of commands, but for one seat that never gets an answer. When each future of such a set has been asked once,
+/// it takes this for a busy loop and has its task run again for nothing, which wakes another thread: with a single command
+/// in flight that is each time. One that is never woken keeps it from that.
+fn never_all_asked() -> Calling {
+    std::iter::once(std::future::pending().boxed()).collect()
+}
+
 /// The next answer; nothing is kept of them when none is awaited.
 async fn next_answer(calling: &mut Option<Calling>) -> Option<Value> {
     let answer = match calling {
         Some(calls) => calls.next().await.flatten(),
         None => std::future::pending().await,
     };
-    if calling.as_ref().is_some_and(Calling::is_empty) {
+    if calling.as_ref().is_some_and(|calls| calls.len() <= 1) {
         *calling = None;
     }
     answer

@@ -44,15 +44,16 @@ pub(super) async fn events(args: &BenchArgs, cluster: &Cluster, report: &mut Rep
         Some(redis) => Trip::entry(redis).await?,
         None => Trip::echo().await?,
     };
-    compare(args, &name, Trip::Event(Box::new([giver, hearer])), floor, report).await
+    compare(args, &name, Trip::Event(Box::new([giver, hearer]), false), floor, report).await
 }
 
 /// Something that goes and comes back, or arrives.
 enum Trip {
     /// A command that raises no event, and its reply.
     Command(Box<Sibling>),
-    /// A command, and its event at another sibling.
-    Event(Box<[Sibling; 2]>),
+    /// A command, and its event at another sibling. By turns one that stops frames and one that lets them go on, since
+    /// these write nothing but their events.
+    Event(Box<[Sibling; 2]>, bool),
     /// Bytes to a bare program and back.
     Echo(TcpStream, #[expect(dead_code, reason = "dropping it stops the program")] Process),
     /// A message through Redis to somebody who answers through Redis: asker, ear, and the other side's task.
@@ -86,7 +87,7 @@ impl Trip {
     }
 
     /// One trip: how long it took.
-    async fn take(&mut self, number: u64) -> Outcome<Duration> {
+    async fn take(&mut self) -> Outcome<Duration> {
         let since = Instant::now();
         match self {
             Self::Command(sibling) => {
@@ -94,10 +95,15 @@ impl Trip {
                 sibling.answered(id).await?;
                 Ok(since.elapsed())
             }
-            Self::Event(siblings) => {
+            Self::Event(siblings, paused) => {
                 let [giver, hearer] = &mut **siblings;
-                let id = giver.give("client.set", json!({"meta": {"trip": number}})).await?;
-                hearer.hear(|message| message["params"]["data"]["meta"]["trip"] == number).await?;
+                let (method, params) = match *paused {
+                    false => ("client.pause", json!({"direction": "in", "policy": "buffer"})),
+                    true => ("client.resume", json!({"direction": "in"})),
+                };
+                *paused = !*paused;
+                let id = giver.give(method, params).await?;
+                hearer.hear(|message| message["params"]["cause"]["id"] == id).await?;
                 let took = since.elapsed();
                 giver.answered(id).await?;
                 Ok(took)
@@ -129,7 +135,7 @@ impl Trip {
 
     fn what(&self) -> &'static str {
         match self {
-            Self::Command(_) | Self::Event(_) => "gateway",
+            Self::Command(_) | Self::Event(..) => "gateway",
             Self::Echo(..) => "bare echo",
             Self::TwoHops(..) => "2 Redis hops",
             Self::Entry(..) => "XADD + PUBLISH",
@@ -137,26 +143,25 @@ impl Trip {
     }
 
     /// Trips for as long as told, in microseconds.
-    async fn turn(&mut self, lasting: Duration, number: &mut u64) -> Outcome<Vec<f64>> {
+    async fn turn(&mut self, lasting: Duration) -> Outcome<Vec<f64>> {
         let until = Instant::now() + lasting;
         let mut took = Vec::new();
         while took.is_empty() || Instant::now() < until {
-            *number += 1;
-            took.push(self.take(*number).await?.as_secs_f64() * 1e6);
+            took.push(self.take().await?.as_secs_f64() * 1e6);
         }
         Ok(took)
     }
 }
 
 async fn compare(args: &BenchArgs, name: &str, mut ours: Trip, mut bare: Trip, report: &mut Report) -> Outcome<()> {
-    let (turn, mut number) = (args.turn(2), 0);
+    let turn = args.turn(2);
     let mut figures = [("p50", 50, Samples::new()), ("p99", 99, Samples::new())];
     // The first trips find caches cold and homes unknown.
-    ours.turn(turn / 10, &mut number).await?;
-    bare.turn(turn / 10, &mut number).await?;
+    ours.turn(turn / 10).await?;
+    bare.turn(turn / 10).await?;
     for _ in 0..args.turns {
-        let mut floor = bare.turn(turn, &mut number).await?;
-        let mut gateway = ours.turn(turn, &mut number).await?;
+        let mut floor = bare.turn(turn).await?;
+        let mut gateway = ours.turn(turn).await?;
         for (_, percent, samples) in &mut figures {
             samples.add(percentile(&mut gateway, *percent), percentile(&mut floor, *percent));
         }
