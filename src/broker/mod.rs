@@ -66,11 +66,9 @@ pub struct Page {
     pub entries: Vec<Entry>,
     /// Whether the position asked after is still an entry of this history (START always is, unless trimmed off).
     pub known: bool,
-    /// Position of the oldest entry kept, and of its predecessor; `None` when nothing is kept. Where the position is
-    /// known it may be that entry instead: nobody asks what is older than that.
+    /// Position of the oldest entry kept, and of its predecessor; `None` when nothing is kept.
     pub oldest: Option<(Position, Position)>,
-    /// Position of the newest entry; START when nothing is kept. Where the position is known and more follows than was
-    /// asked for, it may be the last entry of the page.
+    /// Position of the newest entry; START when nothing is kept.
     pub head: Position,
 }
 

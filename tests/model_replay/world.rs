@@ -144,7 +144,7 @@ impl World {
         self.flying |= 1 << index;
     }
 
-    /// What a back end answers: one atomic look. Of a history that is known it tells no more than it must.
+    /// What a back end answers: one atomic look.
     pub fn page(&self, after: Position, protocol: Protocol) -> Page {
         let entry = |of: &u8| Entry {
             position: self.position(*of),
@@ -153,16 +153,11 @@ impl World {
         };
         let same = |at: Position| at == after || (protocol == Protocol::KnownByOffset && at.offset == after.offset);
         let from_start = self.kept.first().is_none_or(|oldest| self.previous(*oldest) == Position::START);
-        let entries: Vec<_> =
-            self.kept.iter().map(entry).filter(|e| e.position.offset > after.offset).take(PAGE).collect();
-        let asked = self.kept.iter().find(|of| same(self.position(**of)));
-        let known = asked.is_some() || (after == Position::START && from_start);
-        let last = entries.last().filter(|_| known && entries.len() == PAGE).map(|last| last.position);
         Page {
-            known,
-            oldest: asked.or(self.kept.first()).map(|of| (self.position(*of), self.previous(*of))),
-            head: last.unwrap_or_else(|| self.position(self.head())),
-            entries,
+            entries: self.kept.iter().map(entry).filter(|e| e.position.offset > after.offset).take(PAGE).collect(),
+            known: self.kept.iter().any(|of| same(self.position(*of))) || (after == Position::START && from_start),
+            oldest: self.kept.first().map(|of| (self.position(*of), self.previous(*of))),
+            head: self.position(self.head()),
         }
     }
 

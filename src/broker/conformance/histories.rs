@@ -109,16 +109,14 @@ pub async fn pages_tell_where_they_stand(nodes: &mut Nodes) {
     }
     let page = b.broker.read(&topic, Position::START, 4).await.expect(UP);
     assert!(page.known);
-    assert_eq!(page.oldest, Some((positions[1], Position::START)));
-    assert!([positions[4], positions[10]].contains(&page.head), "{:?}", page.head);
+    assert_eq!((page.oldest, page.head), (Some((positions[1], Position::START)), positions[10]));
     assert_eq!(page.entries.iter().map(|entry| entry.position).collect::<Vec<_>>(), positions[1..5]);
 
     let page = b.broker.read(&topic, positions[7], 100).await.expect(UP);
     assert!(page.known);
     assert_eq!(page.entries.iter().map(|entry| entry.position).collect::<Vec<_>>(), positions[8..]);
-    assert_eq!(page.head, positions[10]);
     let page = b.broker.read(&topic, positions[10], 100).await.expect(UP);
-    assert!(page.known && page.entries.is_empty() && page.oldest.is_some() && page.head == positions[10]);
+    assert!(page.known && page.entries.is_empty());
     let page = b.broker.read(&topic, positions[2], 0).await.expect(UP);
     assert!(page.known && page.entries.is_empty() && page.head == positions[10]);
 

@@ -53,7 +53,7 @@ use self::{
     keys::Keys,
     live::Shared,
     lookout::Lookout,
-    reply::{as_appended, as_array, as_entries, as_integer, as_parsed, as_position, as_stream, millis},
+    reply::{as_appended, as_array, as_bytes, as_integer, as_parsed, as_position, millis},
     script::unavailable,
     standing::Standing,
 };
@@ -114,25 +114,6 @@ impl Redis {
         }
     }
 
-    /// What follows an entry, read together with that entry, which shows that it is still there: one plain command, where a
-    /// script that hands out a page keeps Redis busy four times as long. `None` when it shows nothing.
-    async fn read_on(&self, history: &str, after: Position, limit: usize) -> Result<Option<Page>, BrokerError> {
-        let start = after == Position::START;
-        let (from, limit) =
-            if start { ("-".to_owned(), limit) } else { (after.to_string(), limit.saturating_add(1)) };
-        let args = [history, &from, "+", "COUNT", &limit.to_string()].map(Value::from);
-        let mut entries = as_stream(self.commands.send(history, "XRANGE", args.into()).await.map_err(unavailable)?)?;
-        let Some(Entry { position, previous, .. }) = entries.first().cloned() else {
-            return Ok(start.then(|| Page { known: true, ..Page::default() }));
-        };
-        let head = entries.last().map_or(position, |last| last.position);
-        if !start {
-            entries.remove(0);
-        }
-        let known = if start { previous == after } else { position == after };
-        Ok(known.then_some(Page { entries, known, oldest: Some((position, previous)), head }))
-    }
-
     /// What every script that appends is told first, see `lua/history.lua`.
     fn history_args(&self, topic: &Topic, keep: &Keep) -> Vec<Value> {
         vec![
@@ -158,6 +139,18 @@ fn push_drafts(args: &mut Vec<Value>, drafts: &[Draft]) {
         let mark = Bytes::copy_from_slice(&nonce.to_be_bytes()[6..]);
         args.extend([nonce.to_string().into(), mark.into(), payload.clone().into()]);
     }
+}
+
+fn as_entries(mut reply: impl Iterator<Item = Value>) -> Result<Vec<Entry>, BrokerError> {
+    let mut entries = Vec::with_capacity(reply.size_hint().0 / 3);
+    while let (Some(position), Some(previous), Some(payload)) = (reply.next(), reply.next(), reply.next()) {
+        entries.push(Entry {
+            position: as_position(&position)?,
+            previous: as_position(&previous)?,
+            payload: as_bytes(payload)?,
+        });
+    }
+    Ok(entries)
 }
 
 #[async_trait]
@@ -242,14 +235,8 @@ impl Broker for Redis {
             None => after,
         };
         let limit = if above == after { 0 } else { limit };
-        let history = self.keys.log(topic);
-        if limit > 0
-            && let Some(page) = self.read_on(&history, after, limit).await?
-        {
-            return Ok(page);
-        }
         let args = vec![after.to_string().into(), above.to_string().into(), limit.to_string().into()];
-        let reply = script::READ.call(&self.commands, vec![history], args).await?;
+        let reply = script::READ.call(&self.commands, vec![self.keys.log(topic)], args).await?;
         let mut reply = as_array(reply)?.into_iter();
         let mut next = || reply.next().ok_or_else(|| BrokerError::Garbled("a page is too short".into()));
         let known = as_integer(&next()?)? == 1;

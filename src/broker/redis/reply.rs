@@ -6,7 +6,7 @@ use bytes::Bytes;
 use fred::types::Value;
 
 use crate::{
-    broker::{Appended, BrokerError, Census, Entry, Record, Rule, Step},
+    broker::{Appended, BrokerError, Census, Record, Rule, Step},
     protocol::{Fence, NodeId, Position},
 };
 
@@ -33,33 +33,6 @@ pub(super) fn as_parsed<T: FromStr>(value: &Value) -> Result<T, BrokerError> {
 
 pub(super) fn as_position(value: &Value) -> Result<Position, BrokerError> {
     as_parsed(value)
-}
-
-/// Id, previous and payload of each entry, as the scripts hand them out.
-pub(super) fn as_entries(mut reply: impl Iterator<Item = Value>) -> Result<Vec<Entry>, BrokerError> {
-    let mut entries = Vec::with_capacity(reply.size_hint().0 / 3);
-    while let (Some(position), Some(previous), Some(payload)) = (reply.next(), reply.next(), reply.next()) {
-        entries.push(Entry {
-            position: as_position(&position)?,
-            previous: as_position(&previous)?,
-            payload: as_bytes(payload)?,
-        });
-    }
-    Ok(entries)
-}
-
-/// Entries as `XRANGE` gives them: an id, and the fields as `lua/history.lua` and `lua/contribute.lua` lay them down.
-pub(super) fn as_stream(reply: Value) -> Result<Vec<Entry>, BrokerError> {
-    let entry = |value| {
-        let [id, fields] =
-            <[Value; 2]>::try_from(as_array(value)?).map_err(|_| garbled("an entry is not two values"))?;
-        let mut fields = as_array(fields)?.into_iter();
-        let (Some(previous), Some(payload)) = (fields.nth(1), fields.nth(5)) else {
-            return Err(garbled("an entry has too few fields"));
-        };
-        Ok(Entry { position: as_position(&id)?, previous: as_position(&previous)?, payload: as_bytes(payload)? })
-    };
-    as_array(reply)?.into_iter().map(entry).collect()
 }
 
 /// A record's epoch, nonce, holder, keeper, heard, ended, facts; `None` when there is none.
