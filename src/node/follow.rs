@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use futures_util::{FutureExt, future::BoxFuture};
+use futures_util::{FutureExt as _, future::BoxFuture};
 use serde_json::Value;
 
 use super::{
@@ -239,14 +239,6 @@ impl Follower {
         self.due.extend(turn.entries.into_iter().map(|entry| Followed::Piece(Arc::new(piece(entry)))));
         if turn.again {
             self.read();
-            self.begin_reading();
-        }
-    }
-
-    /// Sends for the page now, so that it comes while the one before it is told.
-    fn begin_reading(&mut self) {
-        if let Some(page) = self.reading.as_mut().and_then(FutureExt::now_or_never) {
-            self.reading = Some(Box::pin(std::future::ready(page)));
         }
     }
 }
