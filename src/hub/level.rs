@@ -57,7 +57,7 @@ pub struct Level {
     pub dropped_in_pauses: Dropped,
     /// Whether the queue passed half of its bound and has not come down to an eighth since.
     pub lagging: bool,
-    /// Whether the bound was hit under [`Slow::Close`]: the socket must be closed.
+    /// Whether the bound was hit under [`Slow::Close`](crate::protocol::Slow::Close): the socket must be closed.
     pub overflowed: bool,
 }
 

@@ -5,6 +5,7 @@
 //! each other (the pair came to a room, left it, or moved) that counts, so that all listeners are told the same.
 
 mod signs;
+mod waits;
 
 use std::{collections::VecDeque, pin::Pin, sync::Arc};
 
@@ -12,8 +13,9 @@ use futures_util::future::BoxFuture;
 use serde_json::{Value, json};
 use tokio_util::sync::WaitForCancellationFutureOwned;
 
-use self::signs::{
-    begun, happened, insist, last_told, look_up, stand_in, stand_of, tail, watching_told, where_it_is,
+use self::{
+    signs::{happened, insist, last_told, look_up, stand_in, stand_of, tail, watching_told, where_it_is},
+    waits::{Step, begun, proceed, taken},
 };
 use super::{
     Facts, Node,
@@ -59,12 +61,6 @@ pub struct Feed {
     parted: bool,
     /// The beginning of the node's drain, until it is told.
     draining: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
-}
-
-/// Before the story can go on.
-enum Step {
-    Looked(Option<Facts>),
-    Opened(Follower),
 }
 
 /// Which of the two histories goes on.
@@ -210,6 +206,13 @@ impl Feed {
         if self.step.is_some() {
             return false;
         }
+        if let Some(Followed::Gap(_)) = self.story_next {
+            // What the story said of the room may be in what is missing.
+            self.stood = false;
+            if self.inform() {
+                return true;
+            }
+        }
         match self.turn() {
             Turn::Story => self.story_goes_on(),
             Turn::Talk => self.talk_goes_on(),
@@ -222,7 +225,13 @@ impl Feed {
         let talk_comes = self.talk_next.is_none() && self.talk.as_ref().is_some_and(|talk| !talk.rests());
         let story_comes = self.story_next.is_none() && !self.story.rests();
         match (&self.story_next, &self.talk_next) {
-            (Some(Followed::Gap(_)), _) => Turn::Story,
+            (Some(Followed::Gap(_)), talk) => match (self.story.behind(), talk) {
+                // What was said in the room before that which follows is told first, so that the gap's cursor names the
+                // same place there as those behind it, whichever history was read first.
+                (Some(_), None) if talk_comes => Turn::Wait,
+                (Some(next), Some(talk @ Followed::Piece(_))) if self.is_first(talk, next) => Turn::Talk,
+                _ => Turn::Story,
+            },
             (None, None) => Turn::Wait,
             (None, Some(_)) if story_comes => Turn::Wait,
             (_, Some(Followed::Gap(_))) | (None, Some(_)) => Turn::Talk,
@@ -242,16 +251,17 @@ impl Feed {
                     _ => Turn::Story,
                 }
             }
-            (Some(next), Some(talk)) => {
-                let talk_first = match (self.until(next), talk) {
-                    (Some(until), Followed::Piece(piece)) => piece.position.offset <= until.offset,
-                    (None, talk) => {
-                        happened(talk) < happened(next) || self.leaves(next) && happened(talk) == happened(next)
-                    }
-                    _ => true,
-                };
-                if talk_first { Turn::Talk } else { Turn::Story }
-            }
+            (Some(next), Some(talk)) if self.is_first(talk, next) => Turn::Talk,
+            (Some(_), Some(_)) => Turn::Story,
+        }
+    }
+
+    /// Whether what comes in the talk is told before what comes in the story.
+    fn is_first(&self, talk: &Followed, next: &Followed) -> bool {
+        match (self.until(next), talk) {
+            (Some(until), Followed::Piece(piece)) => piece.position.offset <= until.offset,
+            (None, talk) => happened(talk) < happened(next) || self.leaves(next) && happened(talk) == happened(next),
+            _ => true,
         }
     }
 
@@ -270,14 +280,22 @@ impl Feed {
         stand_in(next).is_some_and(|stand| self.place.room.as_ref().is_none_or(|(room, _)| *room != stand.room))
     }
 
+    /// Looks how the pair is now, before something that is missing is told. False when that is done.
+    fn inform(&mut self) -> bool {
+        if std::mem::replace(&mut self.informed, true) {
+            return false;
+        }
+        let (node, pair) = (Arc::clone(&self.node), self.pair);
+        self.step = Some(Box::pin(async move { Step::Looked(insist(|| look_up(&node, pair)).await) }));
+        true
+    }
+
     fn story_goes_on(&mut self) {
         let missing = match &self.story_next {
             Some(Followed::Piece(piece)) => piece.event().is_none_or(|event| event.kind == EventKind::Gap),
             _ => true,
         };
-        if missing && !std::mem::replace(&mut self.informed, true) {
-            let (node, pair) = (Arc::clone(&self.node), self.pair);
-            self.step = Some(Box::pin(async move { Step::Looked(insist(|| look_up(&node, pair)).await) }));
+        if missing && self.inform() {
             return;
         }
         (self.informed, self.sought) = (false, false);
@@ -294,7 +312,7 @@ impl Feed {
                 }
             }
             Some(Followed::Gap(gap)) => {
-                (self.place.pair, self.stood) = (gap.at, false);
+                self.place.pair = gap.at;
                 self.tell_gap(gap.lost);
             }
             _ => {}
@@ -415,19 +433,5 @@ impl Feed {
     fn tell_gap(&mut self, lost: Option<u64>) {
         let (event, _) = self.aside(EventKind::Gap, json!({ "lost": lost }));
         self.tell(event);
-    }
-}
-
-async fn proceed(talk: &mut Option<Follower>) {
-    match talk {
-        Some(talk) => talk.proceed().await,
-        None => std::future::pending().await,
-    }
-}
-
-async fn taken(step: &mut Option<BoxFuture<'static, Step>>) -> Step {
-    match step {
-        Some(step) => step.await,
-        None => std::future::pending().await,
     }
 }

@@ -135,6 +135,12 @@ impl Follower {
         }
     }
 
+    /// What is behind that, if it is here already.
+    #[must_use]
+    pub fn behind(&self) -> Option<&Followed> {
+        self.due.front()
+    }
+
     fn pop(&mut self) -> Option<Followed> {
         let next = self.due.pop_front()?;
         match &next {

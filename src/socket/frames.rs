@@ -328,12 +328,16 @@ mod tests {
         ) {
             let wire: Vec<u8> = frames.iter().flat_map(|(first, payload, mask)| frame(*first, payload, *mask)).collect();
             let (ours, theirs) = (said(&wire, pieces, LIMIT), said_by_tungstenite(&wire));
-            // With two things wrong in one frame, either may be said.
+            // With two things wrong in one frame (a control frame, or one without a mask, that is longer than anything may
+            // be), either may be said.
             let sound = |all: &[String]| all.iter().filter(|said| !said.starts_with("Broken")).cloned().collect::<Vec<_>>();
             prop_assert_eq!(sound(&ours), sound(&theirs));
             prop_assert_eq!(ours.len(), theirs.len(), "{:?} and {:?}", ours, theirs);
             let alone = |first: u8| frames.iter().all(|(other, ..)| *other == first);
-            if alone(0x81) || alone(0x82) || alone(0x88) {
+            let wrong_twice = frames
+                .iter()
+                .any(|(first, payload, mask)| payload.len() > LIMIT && (*first == 0x88 || mask.is_none()));
+            if !wrong_twice && (alone(0x81) || alone(0x82) || alone(0x88)) {
                 prop_assert_eq!(ours, theirs);
             }
         }

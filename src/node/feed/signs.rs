@@ -1,10 +1,9 @@
 //! Where a pair stands: what its record, and the events of its story, say of its room and of what it watches.
 
-use std::{pin::Pin, sync::Arc};
+use std::sync::Arc;
 
 use serde::Deserialize as _;
 use tokio::time::sleep;
-use tokio_util::sync::WaitForCancellationFutureOwned;
 
 use super::UNTOLD;
 use crate::{
@@ -97,12 +96,4 @@ pub(super) fn happened(next: &Followed) -> &str {
 pub(super) fn watching_told(event: &Event) -> Option<Watching> {
     let said = event.data.get("watching").filter(|_| event.kind == EventKind::ClientChanged)?;
     Watching::deserialize(said).ok()
-}
-
-/// Completes when the drain begins, if that is still to be told.
-pub(super) async fn begun(draining: &mut Option<Pin<Box<WaitForCancellationFutureOwned>>>) {
-    match draining {
-        Some(draining) => draining.as_mut().await,
-        None => std::future::pending().await,
-    }
 }
