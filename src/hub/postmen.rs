@@ -69,12 +69,12 @@ impl Postmen {
             round.bell.heard().await;
             let mut carried = 0;
             loop {
-                let mut due = std::mem::take(&mut *round.due.lock());
+                let due = std::mem::take(&mut *round.due.lock());
                 if due.is_empty() {
                     break;
                 }
                 let mut unfinished = Vec::new();
-                for outbox in due.drain(..) {
+                for outbox in due {
                     if outbox.carry() {
                         unfinished.push(outbox);
                     }

@@ -58,13 +58,11 @@ struct Coming {
     complete: Option<oneshot::Sender<()>>,
 }
 
-impl Coming {
-    /// `last` follows `first`.
-    fn join(&self) {
-        self.first.hear(Hearing::Nothing);
-        self.last.put_before(self.first.drain());
-        self.last.hear(Hearing::All);
-    }
+/// `last` follows `first`.
+fn join(first: &Outbox, last: &Outbox) {
+    first.hear(Hearing::Nothing);
+    last.put_before(first.drain());
+    last.hear(Hearing::All);
 }
 
 impl Node {
@@ -111,28 +109,23 @@ impl Node {
         let whole = said["frames"].is_u64() && matches!(timeout_at(deadline, completed).await, Ok(Ok(())));
         let coming = self.crossings.coming.lock().remove(&number);
         self.hub.exit(&room, &first);
+        let items = coming.map(|coming| coming.items).unwrap_or_default();
         let mut resumed = Resumption { replayed: 0, lost: said["lost"].as_u64(), exact: false };
-        match coming {
-            Some(coming) if whole => {
-                let arrived = coming.items.iter().map(Item::frames).sum::<u64>();
-                let missing = said["frames"].as_u64().unwrap_or(0).saturating_sub(arrived);
-                last.put_before(coming.items);
-                let (waiting, dropped) = last.begin_anew();
-                let dropped = dropped + first.level().dropped.frames;
-                resumed.replayed = waiting;
-                resumed.lost = resumed.lost.map(|lost| lost + missing + dropped);
-                resumed.exact = said["exact"] == true;
+        if whole {
+            let arrived = items.iter().map(Item::frames).sum::<u64>();
+            let missing = said["frames"].as_u64().unwrap_or(0).saturating_sub(arrived);
+            last.put_before(items);
+            let (waiting, dropped) = last.begin_anew();
+            let dropped = dropped + first.level().dropped.frames;
+            resumed.replayed = waiting;
+            resumed.lost = resumed.lost.map(|lost| lost + missing + dropped);
+            resumed.exact = said["exact"] == true;
+        } else {
+            join(&first, &last);
+            if said["frames"].is_u64() {
+                resumed.lost = None;
             }
-            coming => {
-                if let Some(coming) = coming {
-                    coming.join();
-                }
-                last.hear(Hearing::All);
-                if !said["frames"].is_null() {
-                    resumed.lost = None;
-                }
-                last.begin_anew();
-            }
+            last.begin_anew();
         }
         (resumed, room, last)
     }
@@ -173,7 +166,7 @@ impl Node {
         let mut all = self.crossings.coming.lock();
         let Some(coming) = all.get_mut(&number) else { return };
         if second {
-            coming.join();
+            join(&coming.first, &coming.last);
             if let Some(complete) = coming.complete.take() {
                 // Who gave up waiting is no error.
                 let _ = complete.send(());

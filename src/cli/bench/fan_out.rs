@@ -75,13 +75,7 @@ fn add_costs(report: &mut Report, name: &str, turns: &[[Turn; 2]]) {
 /// Saturating, in one room.
 pub(super) async fn measure(args: &BenchArgs, report: &mut Report) -> Outcome<()> {
     for receivers in &args.receivers {
-        for (size, size_is) in SIZES {
-            let mut both = Both::open(1, *receivers, size).await?;
-            let turns = both.turns(args, SIZES.len() as u32, Pace::Saturating).await?;
-            let name = format!("fan-out {receivers} × {size_is}");
-            report.add(&name, "deliveries", Unit::PerSecond, "bare writes", &samples(&turns, Turn::rate));
-            add_costs(report, &name, &turns);
-        }
+        saturate(args, report, [1, *receivers], &format!("fan-out {receivers}")).await?;
     }
     Ok(())
 }
@@ -89,10 +83,14 @@ pub(super) async fn measure(args: &BenchArgs, report: &mut Report) -> Outcome<()
 /// Saturating, in many rooms.
 pub(super) async fn rooms(args: &BenchArgs, report: &mut Report) -> Outcome<()> {
     let [rooms, receivers] = ROOMS;
+    saturate(args, report, ROOMS, &format!("{rooms} rooms of {receivers}")).await
+}
+
+async fn saturate(args: &BenchArgs, report: &mut Report, [rooms, receivers]: [u32; 2], what: &str) -> Outcome<()> {
     for (size, size_is) in SIZES {
         let mut both = Both::open(rooms, receivers, size).await?;
         let turns = both.turns(args, SIZES.len() as u32, Pace::Saturating).await?;
-        let name = format!("{rooms} rooms of {receivers} × {size_is}");
+        let name = format!("{what} × {size_is}");
         report.add(&name, "deliveries", Unit::PerSecond, "bare writes", &samples(&turns, Turn::rate));
         add_costs(report, &name, &turns);
     }
