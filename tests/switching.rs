@@ -13,7 +13,8 @@ use std::{
 use rstest::rstest;
 use serde_json::{Value, json};
 use support::{
-    Agent, ClientSocket, Cluster, Dial, Gateway, Kind, Pair, Settings, Sibling, count_up, kind_of, numbers, specify,
+    Agent, ClientSocket, Cluster, Dial, Gateway, Kind, Pair, RawSocket, Settings, Sibling, count_up, kind_of,
+    numbers, specify,
 };
 use tokio_tungstenite::tungstenite::Message;
 
@@ -137,6 +138,34 @@ async fn a_switch_changes_room_and_format(#[case] kind: Kind) {
         assert_eq!(resumed["data"], json!({"epoch": 2, "replayed": 20, "lost": 0, "exact": true}));
         let members = bytes.sibling.must("room.members", json!({})).await;
         assert_eq!(members["members"].as_array().map(Vec::len), Some(3), "{members}");
+    }
+}
+
+/// The next socket may be asked for before the last one has noted what is agreed now: whether it says what it speaks or
+/// takes what the switch said, it is let in.
+#[rstest]
+#[case::memory(Kind::Memory)]
+#[case::redis(Kind::Redis)]
+#[tokio::test(flavor = "multi_thread")]
+async fn the_next_socket_may_come_before_the_last_has_gone(#[case] kind: Kind) {
+    let cluster = Cluster::start(kind, &Settings::new()).await;
+    let (a, b) = (cluster.node(0), cluster.node(1));
+    let _bytes = Agent::enter(a, b, json!({"room": "binary", "format": "binary"})).await;
+    for query in ["", "format=binary"] {
+        let pair = Pair::make(a, "words", "text").await;
+        let mut last = RawSocket::upgrade(a, &pair.path("/client"), &pair.client_ticket, None).await;
+        let mut sibling = Sibling::open(b, &pair).await;
+        let _stays = Agent::enter(b, a, json!({"room": "words", "format": "text"})).await;
+        let switched = sibling.must("client.switch", json!({"room": "binary", "format": "binary"})).await;
+        assert_eq!(last.close_code().await, Some(3307));
+        // Its peer has heard the close and says nothing: until it does, the last socket has the pair.
+        let answers = async {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            last.write(&RawSocket::masked(0x88, &3307u16.to_be_bytes())).await;
+        };
+        tokio::join!(with_ticket(b, &pair, &switched, query), answers);
+        let opened = sibling.event_where("client.opened", |params| params["data"]["epoch"] == 2).await;
+        assert_eq!((&opened["data"]["room"], &opened["data"]["format"]), (&json!("binary"), &json!("binary")));
     }
 }
 

@@ -72,6 +72,15 @@ impl Facts {
         Duration::from_secs(self.linger_seconds)
     }
 
+    /// With what the next client said that it can speak; one that said nothing speaks what the pair spoke before.
+    #[must_use]
+    pub fn offering(mut self, offers: &[Format]) -> Self {
+        if !offers.is_empty() {
+            self.offers = offers.to_vec();
+        }
+        self
+    }
+
     /// What its client can speak where it is, or goes: one that said nothing keeps to what it speaks, because its peers
     /// agreed on that.
     #[must_use]

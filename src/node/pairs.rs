@@ -6,10 +6,11 @@ use std::{
 };
 
 use serde_json::{Value, json};
+use tokio::time::{Instant, sleep};
 
 use super::{
     ClientMail, Entrant, Facts, Found, NewPair, Node, Parting, Past, Resumption, Ruling, Wish,
-    ask::{gone, not_found},
+    ask::{BETWEEN_LOOKS, gone, not_found},
     now_seconds,
     story::lost_draft,
     time_text,
@@ -25,6 +26,8 @@ use crate::{
 
 /// How much mail an actor takes before askers are told to wait.
 const MAILBOX: usize = 256;
+/// How long a client that does not suit a pair as it stands is kept waiting, while another socket has the pair.
+const HAND_OVER: Duration = Duration::from_millis(500);
 
 /// A client socket that may be served: frames of its room are queued for it already.
 pub struct Opened {
@@ -197,17 +200,10 @@ impl Node {
     }
 
     async fn open(self: &Arc<Self>, pair: PairId, offers: Vec<Format>, wish: Wish) -> Result<Opened, Failure> {
-        let mut facts = self.find_pair(pair).await?.facts;
-        if !offers.is_empty() {
-            facts.offers = offers;
-        }
         // Refused before anything is taken: a client that may not be there, or speaks the wrong format, replaces nobody.
-        let entrant = Entrant { authority: &facts.authority, offers: &facts.offers };
-        let state = self.room(&facts.room).await?;
-        self.agree(&entrant, &state)?;
-
+        let (facts, ruling) = self.would_enter(pair, &offers).await?;
         let fence = self.take(pair, &facts).await?;
-        let (mut facts, ruling) = match self.noted_last((pair, fence), facts.clone(), state.ruling).await {
+        let (mut facts, ruling) = match self.noted_last((pair, fence), &facts, &offers, ruling).await {
             Ok(noted) => noted,
             Err(failure) => {
                 drop(self.part(Parting::unheard(pair, fence, facts)));
@@ -254,18 +250,36 @@ impl Node {
         Err(failure)
     }
 
+    /// Looks whether a client with these offers, or with none of its own, could be where the pair is. While a socket has
+    /// the pair, a refusal waits for a moment: one that hands over to the next is about to note where, and for whom.
+    async fn would_enter(&self, pair: PairId, offers: &[Format]) -> Result<(Facts, Ruling), Failure> {
+        let refused_at = Instant::now() + HAND_OVER;
+        loop {
+            let Found { record, facts } = self.find_pair(pair).await?;
+            let facts = facts.offering(offers);
+            let state = self.room(&facts.room).await?;
+            let entrant = Entrant { authority: &facts.authority, offers: &facts.offers };
+            match self.agree(&entrant, &state) {
+                Ok(_) => return Ok((facts, state.ruling)),
+                Err(_) if record.holder.is_some() && Instant::now() < refused_at => sleep(BETWEEN_LOOKS).await,
+                Err(failure) => return Err(failure),
+            }
+        }
+    }
+
     /// What the socket before has noted of the pair in its last moments, after this one has looked; and what holds in its
     /// room.
     async fn noted_last(
         &self,
         (pair, fence): (PairId, Fence),
-        facts: Facts,
+        facts: &Facts,
+        offers: &[Format],
         ruling: Ruling,
     ) -> Result<(Facts, Ruling), Failure> {
         if fence.epoch <= 1 {
-            return Ok((facts, ruling));
+            return Ok((facts.clone(), ruling));
         }
-        let noted = Facts { offers: facts.offers, ..self.find_pair(pair).await?.facts };
+        let noted = self.find_pair(pair).await?.facts.offering(offers);
         let ruling = if noted.room == facts.room { ruling } else { self.room(&noted.room).await?.ruling };
         Ok((noted, ruling))
     }

@@ -1,11 +1,10 @@
 //! A real `redis-server` of the test's own, on its own port and in its own directory.
 
-use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};
 
 use tempfile::TempDir;
 
-use super::eventually;
+use super::{eventually, redis_sets::free_ports};
 
 /// A Redis process that ends with this value.
 pub struct Redis {
@@ -28,7 +27,7 @@ impl Redis {
         let dir = TempDir::new().expect("a temporary directory");
         // Another process may take a free port before Redis binds it, so a dead start is tried again.
         for _ in 0..5 {
-            let port = free_port();
+            let port = free_ports(1)[0];
             let mut child = spawn(port, &dir, &extra);
             if answers(&mut child, port).await {
                 return Self { child, port, dir, extra };
@@ -74,11 +73,6 @@ impl Drop for Redis {
     fn drop(&mut self) {
         self.kill();
     }
-}
-
-fn free_port() -> u16 {
-    let probe = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    probe.local_addr().expect("a bound address").port()
 }
 
 fn spawn(port: u16, dir: &TempDir, extra: &[String]) -> Child {

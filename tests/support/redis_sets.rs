@@ -103,10 +103,13 @@ fn launch(args: &[String]) -> Child {
     quiet(Command::new("redis-server").args(args)).expect("redis-server runs; it is the package `redis-server`")
 }
 
-/// Ports that are free now, all different.
-fn free_ports(count: usize) -> Vec<u16> {
+/// Ports that are free now, all different. They are none of those that systems give to connections: one of these could
+/// be taken before a server listens, or while it is down.
+pub fn free_ports(count: usize) -> Vec<u16> {
     // Held until all are found: a port that is let go could be found twice.
-    let held: Vec<_> = (0..count).map(|_| TcpListener::bind("127.0.0.1:0").expect("a free port")).collect();
+    let free = || TcpListener::bind(("127.0.0.1", rand::random_range(10_000..32_000))).ok();
+    let held: Vec<_> = std::iter::repeat_with(free).take(10_000).flatten().take(count).collect();
+    assert_eq!(held.len(), count, "free ports");
     held.iter().map(|probe| probe.local_addr().expect("a bound address").port()).collect()
 }
 
@@ -227,9 +230,16 @@ impl Sentinels {
 
     /// A planned fail-over; returns the index of the new primary as soon as a Sentinel names it.
     pub async fn fail_over(&self) -> usize {
-        let before = self.primary();
-        eventually("Sentinel takes the order to fail over", || {
-            self.watchers[0].ask(&["SENTINEL", "FAILOVER", SERVICE]) == "OK"
+        let (before, watcher) = (self.primary(), &self.watchers[0]);
+        let port = self.servers[before].port.to_string();
+        eventually("Sentinel fails over", || {
+            // It gives a fail-over up that takes it too long, and says nothing of it: then it is told again.
+            let named = watcher.ask(&["SENTINEL", "GET-MASTER-ADDR-BY-NAME", SERVICE]).ends_with(&port);
+            let at_work = watcher.ask(&["SENTINEL", "MASTER", SERVICE]).contains("failover_in_progress");
+            if named && !at_work {
+                watcher.ask(&["SENTINEL", "FAILOVER", SERVICE]);
+            }
+            !named && !at_work
         })
         .await;
         self.elected(before).await
