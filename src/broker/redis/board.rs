@@ -22,7 +22,7 @@ use fred::util::redis_keyslot;
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::Notify;
 
-use super::{lane::Lane, script::absent, topology::SLOTS};
+use super::{lane::Lane, script::absent, topology::SLOTS, wire};
 use crate::{broker::BrokerError, protocol::Topic};
 
 /// How many slots of senders have their eras remembered; when there are more, all are forgotten.
@@ -36,6 +36,21 @@ pub(super) const MESSAGE: u8 = b'n';
 
 /// How long sender and era are, with the first byte.
 const STAMP: usize = 1 + 8 + 4;
+
+/// How much of a command is neither channel nor payload, at most.
+const WORDS: usize = 64;
+
+/// A command that publishes, and where in it the era stands: it is what it is when the message leaves the queue.
+pub(super) struct Message {
+    command: BytesMut,
+    era: usize,
+}
+
+impl Message {
+    pub(super) fn bytes(&self) -> usize {
+        self.command.len()
+    }
+}
 
 /// Who is listened to for what.
 struct Want {
@@ -106,27 +121,39 @@ impl Board {
 
     /// Queues a payload at the lane that its channel has now. It can't move meanwhile: so payloads keep their order.
     pub(super) fn publish(&self, channel: String, payload: &Bytes) -> Result<(), BrokerError> {
-        let mut message = BytesMut::with_capacity(STAMP + payload.len());
-        message.put_u8(MESSAGE);
-        message.put_u64(self.sender);
-        // The era is what it is when the message leaves the queue.
-        message.put_u32(0);
-        message.put_slice(payload);
+        let message = self.message(&channel, payload);
         let inside = self.inside.read();
         let lane = inside.lane(&channel).ok_or_else(absent)?;
         lane.queue.push(channel, message)
     }
 
+    /// What publishes a payload: the whole command, so that nothing is copied again.
+    fn message(&self, channel: &str, payload: &Bytes) -> Message {
+        let mut command = BytesMut::with_capacity(WORDS + channel.len() + STAMP + payload.len());
+        wire::head(&mut command, 3);
+        wire::blob(&mut command, b"SPUBLISH");
+        wire::blob(&mut command, channel.as_bytes());
+        wire::begin_blob(&mut command, STAMP + payload.len());
+        command.put_u8(MESSAGE);
+        command.put_u64(self.sender);
+        let era = command.len();
+        command.put_u32(0);
+        command.put_slice(payload);
+        wire::end_blob(&mut command);
+        Message { command, era }
+    }
+
     /// Makes a message ready to leave. Under the queue's lock, so that a move can tell what has left before it.
-    pub(super) fn stamp(&self, channel: &str, mut message: BytesMut) -> Bytes {
+    pub(super) fn stamp(&self, channel: &str, message: Message) -> Bytes {
+        let Message { mut command, era: place } = message;
         let own = self.own.read();
         if !own.is_empty()
             && let Some(era) = own.get(&slot(channel))
-            && let Some(place) = message.get_mut(STAMP - 4..STAMP)
+            && let Some(place) = command.get_mut(place..place + 4)
         {
             place.copy_from_slice(&era.to_be_bytes());
         }
-        message.freeze()
+        command.freeze()
     }
 
     /// Calls `pass` with the payload of a message (without its first byte), if it does not come late. No message is
@@ -291,13 +318,11 @@ mod tests {
     #[test]
     fn what_comes_late_is_not_admitted() {
         let (receiver, sender, other) = (Board::new(), Board::new(), Board::new());
-        let message = |board: &Board, channel: &str, text: &str| {
-            let mut message = BytesMut::new();
-            message.put_u8(MESSAGE);
-            message.put_u64(board.sender);
-            message.put_u32(0);
-            message.put_slice(text.as_bytes());
-            board.stamp(channel, message).slice(1..)
+        let message = |board: &Board, channel: &str, text: &'static str| {
+            let message = board.message(channel, &Bytes::from_static(text.as_bytes()));
+            let sender = message.era - 8;
+            let command = board.stamp(channel, message);
+            command.slice(sender..command.len() - 2)
         };
         let heard = |channel: &str, message: &Bytes| receiver.admit(channel, message.clone(), |payload| payload);
         let (one, two, else_where) =

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use fred::{
     clients::Client,
     error::{Error, ErrorKind},
@@ -20,37 +22,74 @@ use fred::{
 pub(super) const ANSWER: Duration = Duration::from_secs(2);
 
 /// A connection that owes an answer for so long is given up: Redis hangs, or the network swallows.
-const SILENCE: Duration = Duration::from_secs(4);
+pub(super) const SILENCE: Duration = Duration::from_secs(4);
+
+/// How long it may take to connect.
+pub(super) const CONNECT: Duration = Duration::from_secs(4);
+
+/// After how long without traffic, and how often then, the systems ask each other whether they are there.
+pub(super) const KEEP_ALIVE: [Duration; 2] = [Duration::from_secs(10), Duration::from_secs(3)];
+
+/// How long what was written may go without the other system's receipt.
+pub(super) const ALIVE: Duration = Duration::from_secs(8);
+
+/// How long it takes until a connection that broke is tried again: at once, and then ever more slowly.
+/// In milliseconds.
+const PAUSES: [u32; 2] = [50, 2_000];
+
+/// And so many more, by chance.
+const JITTER: u32 = 100;
 
 /// How long one that was not there in time may take to be left.
 const PARTING: Duration = Duration::from_millis(50);
 
-/// What one connection is for decides how much may wait in it.
+/// What one of fred's connections is for decides how much may wait in it.
 pub(super) struct Purpose {
     /// Commands that wait for the connection at most, before they are refused.
     pub(super) commands: usize,
-    /// Published messages that wait at most for the one that reads them, before the oldest are forgotten.
-    pub(super) messages: usize,
     /// How long fred waits for an answer; zero waits until the connection is given up.
     pub(super) answer: Duration,
 }
 
 /// For commands that have an answer.
-pub(super) const COMMANDS: Purpose = Purpose { commands: 65_536, messages: 64, answer: ANSWER };
-/// A batch's answer is waited for until the connection is given up: only then is its order safe.
-pub(super) const PUBLISHES: Purpose = Purpose { commands: 4_096, messages: 64, answer: Duration::ZERO };
-/// What comes in waits here while the reader is busy.
-pub(super) const LISTENS: Purpose = Purpose { commands: 4_096, messages: 65_536, answer: ANSWER };
+pub(super) const COMMANDS: Purpose = Purpose { commands: 65_536, answer: ANSWER };
 
-/// Connects to one server, or fails after `limit`.
+/// When a connection that broke is tried again.
+pub(super) struct Retry {
+    tries: u32,
+    at: Instant,
+}
+
+impl Retry {
+    /// Right after the connection was lost.
+    pub(super) fn soon() -> Self {
+        Self { tries: 0, at: Instant::now() }
+    }
+
+    /// The connection could not be made.
+    pub(super) fn failed(&mut self) {
+        let [first, most] = PAUSES;
+        let pause = first.saturating_mul(1 << self.tries.min(8)).min(most);
+        self.tries += 1;
+        // The jitter keeps the nodes of a cluster from coming back as one.
+        self.at = Instant::now() + Duration::from_millis(u64::from(pause + rand::random_range(0..JITTER)));
+    }
+
+    pub(super) fn at(&self) -> Instant {
+        self.at
+    }
+}
+
+/// Connects to one server through fred, or fails after `limit`.
 pub(super) async fn connect(config: &Config, purpose: &Purpose, limit: Duration) -> Result<Client, Error> {
-    // Without a policy fred never reconnects. The jitter keeps the nodes of a cluster from coming back as one.
-    let mut policy = ReconnectPolicy::new_exponential(0, 50, 2_000, 2);
-    policy.set_jitter(100);
+    // Without a policy fred never reconnects.
+    let [first, most] = PAUSES;
+    let mut policy = ReconnectPolicy::new_exponential(0, first, most, 2);
+    policy.set_jitter(JITTER);
     let client = Builder::from_config(config.clone())
         .set_policy(policy)
         .set_connection_config(ConnectionConfig {
-            connection_timeout: Duration::from_secs(4),
+            connection_timeout: CONNECT,
             internal_command_timeout: Duration::from_secs(4),
             // What was written and not answered may have happened: a second attempt would do it twice.
             max_command_attempts: 1,
@@ -62,20 +101,16 @@ pub(super) async fn connect(config: &Config, purpose: &Purpose, limit: Duration)
             tcp: TcpConfig {
                 nodelay: Some(true),
                 keepalive: Some(
-                    TcpKeepalive::new()
-                        .with_time(Duration::from_secs(10))
-                        .with_interval(Duration::from_secs(3))
-                        .with_retries(3),
+                    TcpKeepalive::new().with_time(KEEP_ALIVE[0]).with_interval(KEEP_ALIVE[1]).with_retries(3),
                 ),
                 // fred does not bound its writes: without this a Redis that no longer reads holds them for ever.
-                user_timeout: Some(Duration::from_secs(8)),
+                user_timeout: Some(ALIVE),
                 ..TcpConfig::default()
             },
             ..ConnectionConfig::default()
         })
         .set_performance_config(PerformanceConfig {
             default_command_timeout: purpose.answer,
-            broadcast_channel_capacity: purpose.messages,
             ..PerformanceConfig::default()
         })
         .build()?;

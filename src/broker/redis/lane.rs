@@ -7,9 +7,11 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
     board::LaneId,
-    connect::{self, COMMANDS, LISTENS, PUBLISHES, Target},
+    connect::{self, COMMANDS, Target},
+    listener::Listener,
     live::{Live, Shared},
-    publish::{self, Queue},
+    publish::{Publisher, Queue},
+    wire::Wire,
 };
 
 /// Three connections to one primary, each with its own reason: one that only listens, one that only publishes, so that
@@ -36,31 +38,28 @@ impl Lane {
         (tasks, stop): (&TaskTracker, &CancellationToken),
     ) -> Result<Arc<Self>, Error> {
         let config = target.to(&server);
-        let connect = |purpose| connect::connect(&config, purpose, limit);
-        let (commands, publisher, listener) =
-            tokio::join!(connect(&COMMANDS), connect(&PUBLISHES), connect(&LISTENS));
-        let (commands, publisher, listener) = match (commands, publisher, listener) {
-            (Ok(commands), Ok(publisher), Ok(listener)) => (commands, publisher, listener),
-            (commands, publisher, listener) => {
-                let mut why = Error::new_canceled();
-                for outcome in [commands, publisher, listener] {
-                    match outcome {
-                        Ok(client) => connect::quit(&client).await,
-                        Err(error) => why = error,
-                    }
-                }
+        let queue = Arc::new(Queue::default());
+        let (commands, publisher, listener) = tokio::join!(
+            connect::connect(&config, &COMMANDS, limit),
+            Publisher::open(queue.clone(), config.clone(), shared.board.clone(), limit),
+            Wire::open(&config, limit)
+        );
+        let commands = commands?;
+        let (publisher, listener) = match (publisher, listener) {
+            (Ok(publisher), Ok(listener)) => (publisher, listener),
+            (Err(why), _) | (_, Err(why)) => {
+                connect::quit(&commands).await;
                 return Err(why);
             }
         };
         let stop = stop.child_token();
-        let queue = Arc::new(Queue::default());
         shared.standing.add(id).await;
-        let live = Live::start(id, listener, shared, tasks, &stop);
+        let (live, asked) = Live::new();
+        tasks.spawn(Listener::new(id, listener, config, shared).run(asked, stop.clone()));
         tasks.spawn({
-            let (queue, commands, board, stop) =
-                (queue.clone(), commands.clone(), shared.board.clone(), stop.clone());
+            let (commands, stop) = (commands.clone(), stop.clone());
             async move {
-                publish::run(queue, publisher, board, stop).await;
+                publisher.run(stop).await;
                 connect::quit(&commands).await;
             }
         });

@@ -23,16 +23,18 @@ mod connect;
 mod holds;
 mod keys;
 mod lane;
+mod listener;
 mod live;
 mod lookout;
+mod message;
 mod publish;
-mod reader;
 mod registry;
 mod reply;
 mod rules;
 mod script;
 mod standing;
 mod topology;
+mod wire;
 
 use std::{sync::Arc, time::Duration};
 

@@ -1,37 +1,29 @@
 //! Publishing: a bounded queue for each lane, and one task that empties it.
 //!
-//! Whoever publishes never waits. The task takes all that is queued (up to a batch), sends it over
-//! the one connection that publishes, and waits for the answer before it takes more: so payloads keep their order,
-//! and the busier the node, the bigger the batches.
+//! Whoever publishes never waits. The task takes all that is queued (up to a batch), writes it to the one connection
+//! that publishes, and waits for the answers before it takes more: so payloads keep their order, and the busier the
+//! node, the bigger the batches.
 //!
 //! While Redis is away, what is queued grows old, and nobody wants frames of long ago in one burst. So a payload that
 //! has waited for [`STALE`] is thrown away, younger ones go out in order when Redis is back, and what doesn't fit is
 //! refused. A batch whose answer got lost is never sent again: at most once. Nor may it turn up late, out of a socket
 //! that Redis had not read yet: the connection before is closed at Redis' end before anything goes over a new one.
 
-use std::{collections::VecDeque, sync::Arc, task::Poll, time::Duration};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
-use bytes::{Bytes, BytesMut};
-use fred::{
-    clients::Client,
-    error::Error,
-    interfaces::{ClientInterface, ClientLike, EventInterface, PubsubInterface},
-    types::{
-        Value,
-        client::ClientKillFilter,
-        config::{Options, Server},
-    },
-};
+use fred::{error::Error, types::config::Config};
 use parking_lot::Mutex;
+use redis_protocol::resp3::types::BytesFrame;
 use tokio::{
-    sync::{Notify, broadcast},
-    time::Instant,
+    sync::Notify,
+    time::{Instant, sleep_until, timeout},
 };
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    board::Board,
-    connect::{ANSWER, quit},
+    board::{Board, Message},
+    connect::{ANSWER, CONNECT, Retry},
+    wire::{Sheet, Wire, is_refusal, refusal, text},
 };
 use crate::broker::BrokerError;
 
@@ -44,14 +36,11 @@ const BATCH: Load = Load { bytes: 1024 * 1024, payloads: 1_024 };
 /// How old a payload may grow in the queue: as old as a caller's patience.
 const STALE: Duration = ANSWER;
 
-/// How often the task looks whether Redis is back.
-const AWAY: Duration = Duration::from_millis(20);
+/// How often what waits is looked at while Redis is away.
+const AWAY: Duration = Duration::from_millis(100);
 
 /// How long the last payloads may take when the node stops.
 const FLUSH: Duration = Duration::from_secs(2);
-
-/// How long a batch may go without an answer. The connection is given up before that; this is for fred's mistakes.
-const BATCH_ANSWER: Duration = Duration::from_secs(15);
 
 #[derive(Clone, Copy, Default)]
 struct Load {
@@ -62,7 +51,7 @@ struct Load {
 /// A message that waits.
 pub(super) struct Waiting {
     channel: String,
-    message: BytesMut,
+    message: Message,
     since: Instant,
 }
 
@@ -72,7 +61,7 @@ impl Waiting {
     }
 
     fn bytes(&self) -> usize {
-        self.channel.len() + self.message.len()
+        self.channel.len() + self.message.bytes()
     }
 }
 
@@ -91,7 +80,7 @@ pub(super) struct Queue {
 
 impl Queue {
     /// Queues a message.
-    pub(super) fn push(&self, channel: String, message: BytesMut) -> Result<(), BrokerError> {
+    pub(super) fn push(&self, channel: String, message: Message) -> Result<(), BrokerError> {
         let waiting = Waiting { channel, message, since: Instant::now() };
         let mut inside = self.inside.lock();
         if inside.waiting.len() >= QUEUE.payloads || inside.bytes + waiting.bytes() > QUEUE.bytes {
@@ -140,19 +129,19 @@ impl Queue {
         self.filled.notify_one();
     }
 
-    /// Takes the next batch, ready to leave; empty when nothing waits.
-    fn take(&self, board: &Board) -> Vec<(String, Bytes)> {
+    /// Takes the next batch, ready to leave, and how many payloads it has.
+    fn take(&self, board: &Board) -> (Sheet, usize) {
         self.age();
         let mut inside = self.inside.lock();
-        let mut batch = Vec::with_capacity(inside.waiting.len().min(BATCH.payloads));
-        let mut bytes = 0;
-        while batch.len() < BATCH.payloads && bytes < BATCH.bytes {
+        let mut sheet = Sheet::default();
+        let (mut bytes, mut payloads) = (0, 0);
+        while payloads < BATCH.payloads && bytes < BATCH.bytes {
             let Some(waiting) = inside.pop() else { break };
             bytes += waiting.bytes();
-            let message = board.stamp(&waiting.channel, waiting.message);
-            batch.push((waiting.channel, message));
+            payloads += 1;
+            sheet.add(board.stamp(&waiting.channel, waiting.message));
         }
-        batch
+        (sheet, payloads)
     }
 }
 
@@ -168,37 +157,20 @@ impl Inside {
     }
 }
 
-/// The task: sends what is queued until `stop`, then what is left, for a limited time.
-pub(super) async fn run(queue: Arc<Queue>, client: Client, board: Arc<Board>, stop: CancellationToken) {
-    let mut publisher =
-        Publisher { queue, board, reconnects: client.reconnect_rx(), client, lost: 0, told: long_ago(), own: None };
-    let filled = |publisher: &Publisher| publisher.queue.clone();
-    while stop.run_until_cancelled(filled(&publisher).filled.notified()).await.is_some() {
-        publisher.empty(Some(&stop)).await;
-    }
-    if tokio::time::timeout(FLUSH, publisher.empty(None)).await.is_err() {
-        let payloads = publisher.queue.inside.lock().waiting.len();
-        tracing::warn!(payloads, "payloads were left over at the end");
-    }
-    quit(&publisher.client).await;
-}
-
-fn long_ago() -> Instant {
-    let now = Instant::now();
-    now.checked_sub(Duration::from_secs(1)).unwrap_or(now)
-}
-
-struct Publisher {
+/// The task: sends what is queued.
+pub(super) struct Publisher {
     queue: Arc<Queue>,
     board: Arc<Board>,
-    client: Client,
-    reconnects: broadcast::Receiver<Server>,
+    config: Config,
+    /// `None` while Redis is away.
+    wire: Option<Wire>,
+    retry: Retry,
+    /// How Redis calls the connection that was last published over, until it is known to be closed.
+    own: Option<Connection>,
     /// Payloads that may have been lost, and not been told of in the log.
     lost: usize,
     /// When some last were.
-    told: Instant,
-    /// How Redis calls the connection that was last published over.
-    own: Option<Connection>,
+    told: Option<Instant>,
 }
 
 /// A connection by its number, and by its address: after a fail-over the same number may be somebody else's.
@@ -208,97 +180,129 @@ struct Connection {
 }
 
 impl Publisher {
+    /// Connects, within `limit`.
+    pub(super) async fn open(
+        queue: Arc<Queue>,
+        config: Config,
+        board: Arc<Board>,
+        limit: Duration,
+    ) -> Result<Self, Error> {
+        let mut this =
+            Self { queue, board, config, wire: None, retry: Retry::soon(), own: None, lost: 0, told: None };
+        this.wire = Some(this.next_wire(limit).await?);
+        Ok(this)
+    }
+
+    /// Sends until `stop`, then what is left, for a limited time.
+    pub(super) async fn run(mut self, stop: CancellationToken) {
+        let queue = Arc::clone(&self.queue);
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => break,
+                () = queue.filled.notified() => {}
+                () = self.is_broken() => self.connect().await,
+            }
+            self.empty(Some(&stop)).await;
+        }
+        if timeout(FLUSH, self.empty(None)).await.is_err() {
+            let payloads = self.queue.inside.lock().waiting.len();
+            tracing::warn!(payloads, "payloads were left over at the end");
+        }
+    }
+
+    /// Completes when there is no connection, and it is time for another.
+    async fn is_broken(&mut self) {
+        if let Some(wire) = &mut self.wire {
+            // Nothing is owed: whatever comes is the end.
+            let end = wire.next().await.err();
+            tracing::debug!(error = end.map(|error| error.to_string()), "lost the publisher's connection");
+            (self.wire, self.retry) = (None, Retry::soon());
+        }
+        sleep_until(self.retry.at()).await;
+    }
+
+    async fn connect(&mut self) {
+        match self.next_wire(CONNECT).await {
+            Ok(wire) => self.wire = Some(wire),
+            Err(error) => {
+                tracing::debug!(%error, "could not connect the publisher yet");
+                self.retry.failed();
+            }
+        }
+    }
+
+    /// Connects, and makes sure that the connection before is closed at the other end, too. A Redis that hung may still
+    /// find a batch in it, and would deliver that among what is published now.
+    async fn next_wire(&mut self, limit: Duration) -> Result<Wire, Error> {
+        let mut wire = Wire::open(&self.config, limit).await?;
+        if let Some(Connection { id, address }) = &self.own {
+            heeded(wire.ask(&["CLIENT", "KILL", "ID", id, "ADDR", address]).await)?;
+        }
+        let info = heeded(wire.ask(&["CLIENT", "INFO"]).await)?;
+        self.own = info.as_ref().and_then(text).and_then(Connection::read);
+        Ok(wire)
+    }
+
     /// Sends until the queue is empty (or `stop`).
     async fn empty(&mut self, stop: Option<&CancellationToken>) {
         while !stop.is_some_and(CancellationToken::is_cancelled) {
-            if !self.client.is_connected() {
+            let Some(wire) = &mut self.wire else {
                 self.queue.age();
                 if self.queue.inside.lock().waiting.is_empty() {
                     return;
                 }
-                tokio::time::sleep(AWAY).await;
+                if timeout(AWAY, self.is_broken()).await.is_ok() {
+                    self.connect().await;
+                }
                 continue;
-            }
-            if let Err(error) = self.bar_the_past().await {
-                tracing::debug!(%error, "could not close the previous connection");
-                tokio::time::sleep(AWAY).await;
-                continue;
-            }
-            let batch = self.queue.take(&self.board);
-            if batch.is_empty() {
+            };
+            let (sheet, payloads) = self.queue.take(&self.board);
+            if payloads == 0 {
                 return;
             }
-            let payloads = batch.len();
-            match tokio::time::timeout(BATCH_ANSWER, self.send(batch)).await {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) => {
-                    self.lost += payloads;
-                    // At most once a second: while a slot moves, each batch may have some of it.
-                    if self.told.elapsed() >= Duration::from_secs(1) {
-                        tracing::warn!(payloads = self.lost, %error, "payloads may be lost");
-                        (self.told, self.lost) = (Instant::now(), 0);
-                    }
-                    // Another primary has the slot by now, or this one is none any more.
-                    self.board.doubts.notify_one();
-                }
-                Err(_) => {
-                    tracing::error!(payloads, "a batch was never answered, starting over");
-                    drop(self.client.force_reconnection().await);
-                }
+            let outcome = send(wire, sheet, payloads).await;
+            let Err(error) = outcome else { continue };
+            self.lost += payloads;
+            // At most once a second: while a slot moves, each batch may have some of it.
+            if self.told.is_none_or(|told| told.elapsed() >= Duration::from_secs(1)) {
+                tracing::warn!(payloads = self.lost, %error, "payloads may be lost");
+                (self.told, self.lost) = (Some(Instant::now()), 0);
+            }
+            // Another primary has the slot by now, or this one is none any more.
+            self.board.doubts.notify_one();
+            if !is_refusal(&error) {
+                (self.wire, self.retry) = (None, Retry::soon());
             }
         }
     }
+}
 
-    /// After a reconnect, makes sure that the previous connection is closed at the other end too. A Redis that hung
-    /// may still find a batch in it, and would deliver that among what is published now.
-    async fn bar_the_past(&mut self) -> Result<(), Error> {
-        let options = Options { timeout: Some(ANSWER), fail_fast: true, ..Options::default() };
-        let client = self.client.with_options(&options);
-        while !self.reconnects.is_empty() {
-            if let Some(Connection { id, address }) = self.own.take() {
-                let filters = vec![ClientKillFilter::ID(id), ClientKillFilter::Addr(address)];
-                if let Err(error) = client.client_kill::<i64>(filters).await {
-                    tracing::debug!(%error, "the previous connection may have something left to say");
-                }
-            }
-            drop(self.reconnects.try_recv());
-        }
-        if self.own.is_none() {
-            let info: String = client.client_info().await?;
-            let field = |name: &str| info.split(' ').find_map(|field| field.strip_prefix(name)).map(str::to_owned);
-            self.own = field("id=").zip(field("addr=")).map(|(id, address)| Connection { id, address });
-        }
-        Ok(())
+impl Connection {
+    fn read(info: &str) -> Option<Self> {
+        let field = |name: &str| info.split(' ').find_map(|field| field.strip_prefix(name)).map(str::to_owned);
+        field("id=").zip(field("addr=")).map(|(id, address)| Self { id, address })
     }
+}
 
-    /// Sends a batch and waits for all of its answers.
-    ///
-    /// Not as one of fred's pipelines: fred writes a pipeline's commands to the socket one by one, but gathers
-    /// commands that come singly while more are waiting (measured: 137 000 small payloads a second against 294 000).
-    async fn send(&self, batch: Vec<(String, Bytes)>) -> Result<(), Error> {
-        // Failing fast keeps fred from holding the batch back until the connection is there again.
-        let options = Options { fail_fast: true, max_attempts: Some(1), ..Options::default() };
-        let client = self.client.with_options(&options);
-        let publish = |(channel, message)| {
-            let client = &client;
-            Box::pin(async move { client.spublish::<(), _, _>(channel, Value::Bytes(message)).await })
-        };
-        let mut sent: Vec<_> = batch.into_iter().map(publish).collect();
-        let mut outcome = Ok(());
-        // The first look at each future hands its command to fred's queue: so they go in their order.
-        let mut waiting = Vec::with_capacity(sent.len());
-        for mut one in sent.drain(..) {
-            match futures_util::poll!(one.as_mut()) {
-                Poll::Ready(Ok(())) => {}
-                Poll::Ready(Err(error)) => outcome = Err(error),
-                Poll::Pending => waiting.push(one),
-            }
+/// Whoever may not ask such things of Redis does without.
+fn heeded(answer: Result<BytesFrame, Error>) -> Result<Option<BytesFrame>, Error> {
+    match answer {
+        Err(error) if is_refusal(&error) => {
+            tracing::debug!(%error, "the previous connection may have something left to say");
+            Ok(None)
         }
-        for one in waiting {
-            if let Err(error) = one.await {
-                outcome = Err(error);
-            }
-        }
-        outcome
+        answer => answer.map(Some),
     }
+}
+
+/// Sends a batch and waits for all of its answers. The last refusal is told.
+async fn send(wire: &mut Wire, sheet: Sheet, payloads: usize) -> Result<(), Error> {
+    wire.write(sheet).await?;
+    let mut outcome = Ok(());
+    for _ in 0..payloads {
+        if let Some(refusal) = refusal(&wire.answer().await?) {
+            outcome = Err(refusal);
+        }
+    }
+    outcome
 }

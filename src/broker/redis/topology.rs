@@ -130,7 +130,7 @@ impl Topology {
                 let client = match known {
                     Some(client) => client,
                     None => {
-                        let purpose = Purpose { commands: 16, messages: 16, answer: ANSWER };
+                        let purpose = Purpose { commands: 16, answer: ANSWER };
                         connect::connect(&target.to_guide(&server), &purpose, ANSWER).await.ok()?
                     }
                 };
