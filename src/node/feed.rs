@@ -238,7 +238,6 @@ impl Feed {
             (Some(_), None) if talk_comes => Turn::Wait,
             (Some(next), None) => {
                 let missing = self.until(next).is_some_and(|until| self.passed.offset < until.offset);
-                let leaves = self.leaves(next);
                 match self.talk.as_mut().filter(|_| missing) {
                     // Said to be there: it may have been lost on its way.
                     Some(talk) if !self.sought => {
@@ -246,8 +245,9 @@ impl Feed {
                         talk.look();
                         Turn::Wait
                     }
-                    // The room is left with this: its talk can't be told any more afterwards.
-                    Some(talk) if leaves && talk.is_late() => Turn::Wait,
+                    // Told without it, it would have another cursor than to those who heard both; and if the room is
+                    // left with this, its talk can't be told any more afterwards.
+                    Some(talk) if talk.is_late() => Turn::Wait,
                     _ => Turn::Story,
                 }
             }

@@ -16,23 +16,26 @@ use super::{
     floor::ECHO,
     raw::connect,
     report::{Report, Samples, Unit, percentile},
-    resp::Resp,
+    resp::{Reply, Resp},
     sibling::{Pair, Sibling},
 };
 
 /// What the trips of the floors carry, in bytes: about as much as a command with its envelope.
 const LOAD: [u8; 200] = [b'x'; 200];
+/// What the nodes have Redis do for an event.
+const APPEND: &str =
+    concat!(include_str!("../../broker/redis/lua/history.lua"), include_str!("../../broker/redis/lua/append.lua"));
 
 /// A sibling at the first node commands a client socket at the last one.
 pub(super) async fn commands(args: &BenchArgs, cluster: &Cluster, report: &mut Report) -> Outcome<()> {
     let pair = Pair::open(cluster.last()).await?;
     let sibling = pair.attach(cluster.first()).await?;
     let name = format!("command, {}", cluster.name);
-    let floor = match cluster.redis {
-        Some(redis) => Trip::two_hops(redis).await?,
-        None => Trip::echo().await?,
+    let floors = match cluster.redis {
+        Some(redis) => vec![Trip::two_hops(redis).await?, Trip::both(Trip::two_hops(redis).await?).await?],
+        None => vec![Trip::echo().await?],
     };
-    compare(args, &name, Trip::Command(Box::new(sibling)), floor, report).await
+    compare(args, &name, Trip::Command(Box::new(sibling)), floors, report).await
 }
 
 /// A sibling at the first node, where the client socket is, raises events; one at the last node hears them.
@@ -40,11 +43,11 @@ pub(super) async fn events(args: &BenchArgs, cluster: &Cluster, report: &mut Rep
     let pair = Pair::open(cluster.first()).await?;
     let (giver, hearer) = (pair.attach(cluster.first()).await?, pair.attach(cluster.last()).await?);
     let name = format!("event, {}", cluster.name);
-    let floor = match cluster.redis {
-        Some(redis) => Trip::entry(redis).await?,
-        None => Trip::echo().await?,
+    let floors = match cluster.redis {
+        Some(redis) => vec![Trip::entry(redis).await?, Trip::both(Trip::entry(redis).await?).await?],
+        None => vec![Trip::echo().await?],
     };
-    compare(args, &name, Trip::Event(Box::new([giver, hearer]), false), floor, report).await
+    compare(args, &name, Trip::Event(Box::new([giver, hearer]), false), floors, report).await
 }
 
 /// Something that goes and comes back, or arrives.
@@ -56,10 +59,12 @@ enum Trip {
     Event(Box<[Sibling; 2]>, bool),
     /// Bytes to a bare program and back.
     Echo(TcpStream, #[expect(dead_code, reason = "dropping it stops the program")] Process),
-    /// A message through Redis to somebody who answers through Redis: asker, ear, and the other side's task.
-    TwoHops(Resp, Resp, #[expect(dead_code, reason = "dropping it ends the other side")] JoinSet<Outcome<()>>),
-    /// An entry in a stream together with a message that tells of it: writer and ear.
-    Entry(Resp, Resp),
+    /// A message through Redis to somebody who answers through Redis. Dropping it ends the other side.
+    TwoHops { asker: Resp, there: String, ear: Resp, _other: JoinSet<Outcome<()>> },
+    /// An entry in a history, by the script that the nodes have, and the message that tells of it.
+    Entry { writer: Resp, ear: Resp, digest: Vec<u8>, tag: String },
+    /// One after the other: the way through Redis, and the way from a client to a node and back.
+    Both(Box<[Trip; 2]>),
 }
 
 impl Trip {
@@ -71,19 +76,33 @@ impl Trip {
     }
 
     async fn two_hops(redis: SocketAddr) -> Outcome<Self> {
-        let (mut ear, mut mouth) = (Resp::subscribed(redis, "bench:there").await?, Resp::open(redis).await?);
+        let [there, back] = [(); 2].map(|()| format!("bench:{}", rand::random::<u64>()));
+        let (mut ear, mut mouth) = (Resp::subscribed(redis, &there).await?, Resp::open(redis).await?);
+        let answer = back.clone();
         let mut other = JoinSet::new();
         other.spawn(async move {
             loop {
                 ear.reply().await?;
-                mouth.ask(&[b"PUBLISH", b"bench:back", &LOAD]).await?;
+                mouth.ask(&[b"PUBLISH", answer.as_bytes(), &LOAD]).await?;
             }
         });
-        Ok(Self::TwoHops(Resp::open(redis).await?, Resp::subscribed(redis, "bench:back").await?, other))
+        let ear = Resp::subscribed(redis, &back).await?;
+        Ok(Self::TwoHops { asker: Resp::open(redis).await?, there, ear, _other: other })
     }
 
     async fn entry(redis: SocketAddr) -> Outcome<Self> {
-        Ok(Self::Entry(Resp::open(redis).await?, Resp::subscribed(redis, "bench:told").await?))
+        let (mut writer, mut ear) = (Resp::open(redis).await?, Resp::open(redis).await?);
+        let tag = format!("bench:{{{}}}", rand::random::<u64>());
+        ear.ask(&[b"SSUBSCRIBE", tag.as_bytes()]).await?;
+        match writer.ask(&[b"SCRIPT", b"LOAD", APPEND.as_bytes()]).await? {
+            Reply::One(digest) => Ok(Self::Entry { writer, ear, digest, tag }),
+            other => Err(format!("Redis does not take the script: {other:?}")),
+        }
+    }
+
+    /// With an echo before it.
+    async fn both(self) -> Outcome<Self> {
+        Ok(Self::Both(Box::new([Self::echo().await?, self])))
     }
 
     /// One trip: how long it took.
@@ -114,20 +133,32 @@ impl Trip {
                 tcp.read_exact(&mut [0; LOAD.len()]).await.map_err(lost)?;
                 Ok(since.elapsed())
             }
-            Self::TwoHops(asker, ear, _) => {
-                asker.send(&[b"PUBLISH", b"bench:there", &LOAD]).await?;
+            Self::TwoHops { asker, there, ear, .. } => {
+                asker.send(&[b"PUBLISH", there.as_bytes(), &LOAD]).await?;
                 ear.reply().await?;
                 let took = since.elapsed();
                 asker.reply().await?;
                 Ok(took)
             }
-            Self::Entry(writer, ear) => {
-                writer.send(&[b"XADD", b"bench:stream", b"MAXLEN", b"~", b"1000", b"*", b"p", &LOAD]).await?;
-                writer.send(&[b"PUBLISH", b"bench:told", &LOAD]).await?;
+            Self::Entry { writer, ear, digest, tag } => {
+                // As a node has it written whose room keeps a thousand for an hour; each has a nonce of its own.
+                let nonce: u64 = rand::random();
+                let (number, mark) = (nonce.to_string(), &nonce.to_be_bytes()[6..]);
+                let (log, record) = (format!("{tag}:log"), format!("{tag}:pair"));
+                let keep: [&[u8]; 8] = [tag.as_bytes(), b"1000", b"3600000", b"1000", b"3600000", b"", b"", b""];
+                let keys: [&[u8]; 5] = [b"EVALSHA", digest, b"2", log.as_bytes(), record.as_bytes()];
+                let draft: [&[u8]; 3] = [number.as_bytes(), mark, &LOAD];
+                writer.send(&[&keys[..], &keep, &draft].concat()).await?;
                 ear.reply().await?;
                 let took = since.elapsed();
                 writer.reply().await?;
-                writer.reply().await?;
+                Ok(took)
+            }
+            Self::Both(trips) => {
+                let mut took = Duration::ZERO;
+                for trip in &mut **trips {
+                    took += Box::pin(trip.take()).await?;
+                }
                 Ok(took)
             }
         }
@@ -137,8 +168,12 @@ impl Trip {
         match self {
             Self::Command(_) | Self::Event(..) => "gateway",
             Self::Echo(..) => "bare echo",
-            Self::TwoHops(..) => "2 Redis hops",
-            Self::Entry(..) => "XADD + PUBLISH",
+            Self::TwoHops { .. } => "2 Redis hops",
+            Self::Entry { .. } => "a hop with the script",
+            Self::Both(trips) => match trips[1] {
+                Self::TwoHops { .. } => "2 hops and an echo",
+                _ => "a hop with the script, and an echo",
+            },
         }
     }
 
@@ -153,21 +188,34 @@ impl Trip {
     }
 }
 
-async fn compare(args: &BenchArgs, name: &str, mut ours: Trip, mut bare: Trip, report: &mut Report) -> Outcome<()> {
-    let turn = args.turn(2);
-    let mut figures = [("p50", 50, Samples::new()), ("p99", 99, Samples::new())];
+async fn compare(
+    args: &BenchArgs,
+    name: &str,
+    mut ours: Trip,
+    mut floors: Vec<Trip>,
+    report: &mut Report,
+) -> Outcome<()> {
+    let turn = args.turn(1 + floors.len() as u32);
     // The first trips find caches cold and homes unknown.
     ours.turn(turn / 10).await?;
-    bare.turn(turn / 10).await?;
+    let mut figures = Vec::new();
+    for floor in &mut floors {
+        floor.turn(turn / 10).await?;
+        figures.push([("p50", 50, Samples::new()), ("p99", 99, Samples::new())]);
+    }
     for _ in 0..args.turns {
-        let mut floor = bare.turn(turn).await?;
         let mut gateway = ours.turn(turn).await?;
-        for (_, percent, samples) in &mut figures {
-            samples.add(percentile(&mut gateway, *percent), percentile(&mut floor, *percent));
+        for (floor, figures) in floors.iter_mut().zip(&mut figures) {
+            let mut bare = floor.turn(turn).await?;
+            for (_, percent, samples) in figures {
+                samples.add(percentile(&mut gateway, *percent), percentile(&mut bare, *percent));
+            }
         }
     }
-    for (figure, _, samples) in &figures {
-        report.add(name, figure, Unit::Microseconds, bare.what(), samples);
+    for (floor, figures) in floors.iter().zip(&figures) {
+        for (figure, _, samples) in figures {
+            report.add(name, figure, Unit::Microseconds, floor.what(), samples);
+        }
     }
     Ok(())
 }
