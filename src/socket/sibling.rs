@@ -360,6 +360,6 @@ mod tests {
     fn an_idle_sibling_is_small() {
         let never = || -> Ready<Option<Upgraded>> { ready(None) };
         let sizes = (task(|node, socket, ping| serve_sibling(node, socket, ping, never())), size_of::<Sibling>());
-        assert!(sizes.0 <= 632 && sizes.1 <= 1_536, "{sizes:?}");
+        assert!(sizes.0 <= 392 && sizes.1 <= 1_384, "{sizes:?}");
     }
 }

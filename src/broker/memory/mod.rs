@@ -183,7 +183,11 @@ mod tests {
         a.broker.publish(&room(), Bytes::new()).unwrap();
         a.broker.unsubscribe(&room()).await.unwrap();
         drop((c.broker, c.registry));
-        assert!(memory.medium.listeners.read().is_empty());
+        assert_eq!(
+            (memory.medium.listeners.read().len(), listeners()),
+            (1, 0),
+            "who is still there listens to nothing"
+        );
     }
 
     /// What has expired is swept although nobody asks for it, and what has gone leaves nothing behind.
