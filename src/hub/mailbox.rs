@@ -19,13 +19,15 @@ pub struct Mailbox<T>(Arc<Shared<T>>);
 pub struct Slot<T>(Arc<Shared<T>>);
 
 struct Shared<T> {
-    most: usize,
     inside: Mutex<Inside<T>>,
     bell: Bell,
 }
 
 struct Inside<T> {
     mail: VecDeque<T>,
+    most: u32,
+    /// Something did not fit.
+    missed: bool,
     closed: bool,
 }
 
@@ -40,9 +42,9 @@ pub enum Unsent<T> {
 
 /// A mailbox for at most `most` pieces.
 #[must_use]
-pub fn mailbox<T>(most: usize) -> (Slot<T>, Mailbox<T>) {
-    let inside = Mutex::new(Inside { mail: VecDeque::new(), closed: false });
-    let shared = Arc::new(Shared { most, inside, bell: Bell::default() });
+pub fn mailbox<T>(most: u32) -> (Slot<T>, Mailbox<T>) {
+    let inside = Mutex::new(Inside { mail: VecDeque::new(), most, missed: false, closed: false });
+    let shared = Arc::new(Shared { inside, bell: Bell::default() });
     (Slot(Arc::clone(&shared)), Mailbox(shared))
 }
 
@@ -56,7 +58,8 @@ impl<T> Slot<T> {
         if inside.closed {
             return Err(Unsent::Closed(mail));
         }
-        if inside.mail.len() >= self.0.most {
+        if inside.mail.len() >= inside.most as usize {
+            inside.missed = true;
             return Err(Unsent::Full(mail));
         }
         inside.mail.push_back(mail);
@@ -87,6 +90,11 @@ impl<T> Mailbox<T> {
             inside.mail = VecDeque::new();
         }
         mail
+    }
+
+    /// Whether something did not fit since this was last asked.
+    pub fn take_missed(&mut self) -> bool {
+        std::mem::take(&mut self.0.inside.lock().missed)
     }
 
     /// How much is in it.
@@ -136,6 +144,7 @@ mod tests {
     async fn mail_comes_in_order_and_an_empty_mailbox_is_small() {
         let (slot, mut mailbox) = mailbox(2);
         assert_eq!((slot.send(1), slot.send(2), slot.send(3)), (Ok(()), Ok(()), Err(Unsent::Full(3))));
+        assert!(mailbox.take_missed() && !mailbox.take_missed());
         assert_eq!((mailbox.read().await, mailbox.read().await), (Some(1), Some(2)));
         assert_eq!(mailbox.read().now_or_never(), None, "it waits");
         assert_eq!(mailbox.0.inside.lock().mail.capacity(), 0);

@@ -40,7 +40,7 @@ pub struct Client<M> {
 pub struct Hub<M> {
     rooms: DashMap<RoomName, Arc<Room>>,
     clients: DashMap<PairId, Client<M>>,
-    watches: DashMap<Topic, Watch>,
+    watches: DashMap<Topic, Box<Watch>>,
     /// Who carries frames to the wires.
     pub postmen: Arc<Postmen>,
 }
@@ -72,6 +72,13 @@ impl<M> Hub<M> {
         let room = self.rooms.entry(name.clone()).or_insert_with(|| Arc::new(Room::new(name.clone(), &self.postmen)));
         room.add(pair, outbox);
         Arc::clone(&room)
+    }
+
+    /// Has the actors of all clients look around.
+    pub fn ring_all(&self) {
+        for room in &self.rooms {
+            room.ring_all();
+        }
     }
 
     /// Takes a client out of a room: when this returns, no frame of the room reaches its outbox any more.

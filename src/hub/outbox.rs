@@ -222,6 +222,11 @@ impl Outbox {
         self.changed.heard()
     }
 
+    /// Has [`Outbox::changed`] complete.
+    pub(super) fn ring(&self) {
+        self.changed.ring();
+    }
+
     /// Whether there is news since this was last asked: a flag of the level is another, something was lost, or a mark's
     /// turn has come.
     pub fn take_news(&self) -> bool {

@@ -68,6 +68,13 @@ impl Room {
         then()
     }
 
+    /// Has all members' actors look around.
+    pub(super) fn ring_all(&self) {
+        for (_, outbox) in self.members.read().iter() {
+            outbox.ring();
+        }
+    }
+
     /// Whose client sockets sit here.
     #[must_use]
     pub fn pairs(&self) -> Vec<PairId> {

@@ -83,8 +83,6 @@ pub struct Seat {
     pub number: u64,
     /// To the listener.
     pub slot: Slot<Heard>,
-    /// Set when the mailbox was full.
-    pub missed: Arc<AtomicBool>,
     /// Who it is, if it counts.
     pub ear: Option<Arc<Ear>>,
 }
@@ -114,9 +112,8 @@ impl Watch {
 
     pub(super) fn tell(&self, heard: &Heard) {
         for seat in &self.seats {
-            if seat.slot.send(heard.clone()).is_err() {
-                seat.missed.store(true, Relaxed);
-            }
+            // The listener learns of it.
+            drop(seat.slot.send(heard.clone()));
         }
     }
 

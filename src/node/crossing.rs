@@ -68,7 +68,7 @@ fn join(first: &Outbox, last: &Outbox) {
 impl Node {
     /// An outbox for a client that has entered a room.
     pub(super) fn new_outbox(&self, entry: &Entry, facts: &Facts) -> Arc<Outbox> {
-        let settings = self.settings.pipe.with(&entry.ruling.spec, &facts.chosen);
+        let settings = self.settings.pipe.with(&entry.ruling.spec, facts.chosen.as_deref());
         let outbox = Arc::new(Outbox::new(settings.queue_bytes, settings.slow));
         outbox.watch_marks(facts.watching.marks);
         outbox

@@ -143,7 +143,8 @@ impl Facts {
                         Place { pair: Position::START, room: self.first.clone(), watching: Watching::default() }
                     }
                 };
-                let place = self.acked.take().filter(|acked| is_behind(&place, acked)).unwrap_or(place);
+                let place =
+                    self.acked.take().filter(|acked| is_behind(&place, acked)).unwrap_or_else(|| Box::new(place));
                 self.acked = Some(place.clone());
                 return Ok(Noted { reply: json!({ "acked": place }), told: false });
             }

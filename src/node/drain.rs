@@ -37,6 +37,12 @@ impl Node {
         DrainPlan { clients, siblings, last: self.settings.drain * 7 / 10, replies: self.settings.drain * 4 / 5 }
     }
 
+    /// Whether the drain has begun: what costs nothing to ask.
+    #[must_use]
+    pub fn drains(&self) -> bool {
+        self.drain_notice.get().is_some()
+    }
+
     /// Stops: returns when every task has ended, or at the end of the time that the settings give. True when all
     /// ended by themselves.
     pub async fn drain(self: &Arc<Self>) -> bool {
@@ -50,6 +56,7 @@ impl Node {
         // Every feed tells it, also one that is only just opening.
         drop(self.drain_notice.set(notice));
         self.draining.cancel();
+        self.hub.ring_all();
         self.sockets.close();
         let all_closed = timeout_at(deadline - self.settings.drain / 10, self.sockets.wait()).await.is_ok();
         // Only who has told everything leaves the rest to the others.

@@ -1,6 +1,6 @@
 //! What every node must know of a pair.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -11,7 +11,8 @@ use crate::{
     protocol::{Authority, Chosen, Failure, Fault, Format, NodeId, Place, Position, RoomName, Watching},
 };
 
-/// What every node must know of a pair.
+/// What every node must know of a pair. Its client socket has it for as long as it is open, and the registry for longer: so
+/// what few pairs have is kept elsewhere, or left out.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Facts {
     /// Its room.
@@ -25,16 +26,16 @@ pub struct Facts {
     /// Seconds that it waits for a client socket.
     pub linger_seconds: u64,
     /// What was chosen for its pipe; the rest is as its room says.
-    #[serde(default)]
-    pub chosen: Chosen,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub chosen: Option<Box<Chosen>>,
     /// What its siblings are told of its room.
     #[serde(default)]
     pub watching: Watching,
     /// Where its pipe stood in what its room keeps.
-    #[serde(default)]
-    pub trace: Option<Trace>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trace: Option<Box<Trace>>,
     /// The node that keeps frames for it until its pipe has a new socket.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub parked: Option<NodeId>,
     /// The room where it was first, and where it came to that one's talk: there its story begins.
     #[serde(default)]
@@ -43,11 +44,11 @@ pub struct Facts {
     #[serde(default)]
     pub since: Option<Position>,
     /// Up to where its events have been dealt with, as its siblings said.
-    #[serde(default)]
-    pub acked: Option<Place>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub acked: Option<Box<Place>>,
     /// On whose behalf it was made, and how far that goes.
-    #[serde(default = "Authority::anonymous")]
-    pub authority: Authority,
+    #[serde(default = "Authority::of_nobody", skip_serializing_if = "Authority::is_of_nobody")]
+    pub authority: Arc<Authority>,
 }
 
 impl Facts {

@@ -4,19 +4,20 @@
 //! in its own order; between them, what happened first is told first. Where the story itself says how the two stand to
 //! each other (the pair came to a room, left it, or moved) that counts, so that all listeners are told the same.
 
+mod open;
 mod signs;
-mod waits;
 
-use std::{collections::VecDeque, pin::Pin, sync::Arc};
+use std::{
+    collections::VecDeque,
+    future::poll_fn,
+    sync::Arc,
+    task::{Context, Poll},
+};
 
 use futures_util::future::BoxFuture;
 use serde_json::{Value, json};
-use tokio_util::sync::WaitForCancellationFutureOwned;
 
-use self::{
-    signs::{happened, insist, last_told, look_up, stand_in, stand_of, tail, watching_told, where_it_is},
-    waits::{Step, begun, proceed, taken},
-};
+use self::signs::{happened, insist, look_up, stand_in, stand_of, watching_told};
 use super::{
     Facts, Node,
     detached::is_told,
@@ -25,7 +26,7 @@ use super::{
 };
 use crate::{
     hub::Ear,
-    protocol::{Cursor, Event, EventKind, Failure, PairId, Place, Position, RoomName, Topic, Watching},
+    protocol::{Event, EventKind, PairId, Place, Position, RoomName, Topic, Watching},
 };
 
 /// What is not told moves a cursor only when there is so much of it that it may soon be trimmed: so listeners who hear the
@@ -59,8 +60,14 @@ pub struct Feed {
     due: VecDeque<FeedItem>,
     /// What was told last is a gap whose size nobody knows.
     parted: bool,
-    /// The beginning of the node's drain, until it is told.
-    draining: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
+    /// It was told that the node drains.
+    drain_told: bool,
+}
+
+/// What must be done before the story can go on.
+enum Step {
+    Looked(Option<Facts>),
+    Opened(Follower),
 }
 
 /// Which of the two histories goes on.
@@ -72,60 +79,6 @@ enum Turn {
 }
 
 impl Feed {
-    /// Listens to a pair: from a cursor on, or from now on.
-    ///
-    /// # Errors
-    /// When the broker can't be reached.
-    pub async fn open(node: &Arc<Node>, pair: PairId, cursor: Option<Cursor>) -> Result<Self, Failure> {
-        let place = match cursor {
-            Some(Cursor::Place(place)) => place,
-            Some(Cursor::Start) => {
-                let facts = look_up(node, pair).await?;
-                let room = facts.and_then(|facts| facts.first.or_else(|| Some((facts.room, facts.since?))));
-                Place { pair: Position::START, room, watching: Watching::default() }
-            }
-            Some(Cursor::First(at)) => {
-                let facts = look_up(node, pair).await?;
-                let watching = facts.as_ref().map(|facts| facts.watching).unwrap_or_default();
-                let room = match facts {
-                    Some(Facts { room, .. }) => node.talk_head(&room).await.map(|head| (room, head)),
-                    None => None,
-                };
-                Place { pair: at, room, watching }
-            }
-            None => return Self::open_now(node, pair).await,
-        };
-        let ear = Arc::new(Ear::new(pair, place.watching));
-        let story = Follower::open_as(node, Topic::Pair(pair), Some(place.pair), Some(Arc::clone(&ear)));
-        let talk = async {
-            let Some((room, at)) = &place.room else { return Ok(None) };
-            let topic = Topic::Talk(room.clone());
-            Follower::open_as(node, topic, Some(*at), Some(Arc::clone(&ear))).await.map(Some)
-        };
-        let (story, talk) = tokio::try_join!(story, talk)?;
-        Ok(Self::new(node, ear, story, talk, place))
-    }
-
-    async fn open_now(node: &Arc<Node>, pair: PairId) -> Result<Self, Failure> {
-        let ear = Arc::new(Ear::new(pair, Watching::default()));
-        let story = Follower::open_as(node, Topic::Pair(pair), None, Some(Arc::clone(&ear))).await?;
-        let (facts, tail) = tokio::try_join!(look_up(node, pair), tail(node, pair, story.position()))?;
-        let (room, watching, stood) = where_it_is(facts, &tail);
-        ear.set(watching);
-        let Some((room, since)) = room else {
-            let pair = story.position();
-            return Ok(Self::new(node, ear, story, None, Place { pair, room: None, watching }));
-        };
-        let topic = Topic::Talk(room.clone());
-        let talk = Follower::open_as(node, topic.clone(), None, Some(Arc::clone(&ear))).await?;
-        let head = talk.position();
-        let named = last_told(node, &topic, [since.unwrap_or(head), head], (pair, watching, stood)).await?;
-        let place = Place { pair: story.position(), room: Some((room, named)), watching };
-        let mut feed = Self::new(node, ear, story, Some(talk), place);
-        (feed.passed, feed.stood) = (head, stood);
-        Ok(feed)
-    }
-
     fn new(node: &Arc<Node>, ear: Arc<Ear>, story: Follower, talk: Option<Follower>, place: Place) -> Self {
         Self {
             node: Arc::clone(node),
@@ -143,7 +96,7 @@ impl Feed {
             sought: false,
             due: VecDeque::new(),
             parted: false,
-            draining: Some(Box::pin(node.draining.clone().cancelled_owned())),
+            drain_told: false,
         }
     }
 
@@ -154,27 +107,37 @@ impl Feed {
     }
 
     /// The next thing to tell. May be dropped while it waits; nothing is lost by that.
+    ///
+    /// That the node drains is told as well, and wakes nobody here: whoever has a feed waits for that itself, and asks again.
     pub async fn next(&mut self) -> FeedItem {
+        poll_fn(|cx| self.poll_next(cx)).await
+    }
+
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<FeedItem> {
         loop {
             if let Some(item) = self.due.pop_front() {
-                return item;
+                return Poll::Ready(item);
+            }
+            if let Some(notice) = self.node.drain_notice.get().filter(|_| !self.drain_told) {
+                self.drain_told = true;
+                return Poll::Ready(self.aside(EventKind::NodeDraining, notice.clone()));
             }
             self.look_ahead();
             if self.advance() {
                 continue;
             }
-            tokio::select! {
-                () = self.story.proceed(), if self.story_next.is_none() => {}
-                () = proceed(&mut self.talk), if self.talk_next.is_none() => {}
-                step = taken(&mut self.step) => {
-                    self.step = None;
-                    self.take(step);
-                }
-                () = begun(&mut self.draining) => {
-                    self.draining = None;
-                    let notice = self.node.drain_notice.get().cloned().unwrap_or_default();
-                    return self.aside(EventKind::NodeDraining, notice);
-                }
+            if let Some(step) = &mut self.step
+                && let Poll::Ready(step) = step.as_mut().poll(cx)
+            {
+                self.step = None;
+                self.take(step);
+                continue;
+            }
+            let story = self.story_next.is_none() && self.story.poll_proceed(cx).is_ready();
+            let talk = self.talk.as_mut().filter(|_| self.talk_next.is_none());
+            let talk = talk.is_some_and(|talk| talk.poll_proceed(cx).is_ready());
+            if !story && !talk {
+                return Poll::Pending;
             }
         }
     }

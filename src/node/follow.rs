@@ -3,10 +3,7 @@
 use std::{
     collections::VecDeque,
     future::poll_fn,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering::Relaxed},
-    },
+    sync::{Arc, atomic::Ordering::Relaxed},
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -28,7 +25,7 @@ use crate::{
 /// How many entries a page of replay has: some 100 KiB of events.
 const PAGE: usize = 256;
 /// How many live entries may wait for a listener before it must read them again.
-const MAILBOX: usize = 256;
+const MAILBOX: u32 = 256;
 /// How long a writer may take to repair a history that a fail-over cut short: it is not said to have parted before.
 const REPAIR: Duration = Duration::from_millis(1_500);
 
@@ -49,7 +46,6 @@ pub struct Follower {
     topic: Topic,
     seat: u64,
     mailbox: Mailbox<Heard>,
-    missed: Arc<AtomicBool>,
     replay: Replay,
     reading: Option<BoxFuture<'static, Result<Page, BrokerError>>>,
     /// The reading waits for the broker, or for a writer.
@@ -79,10 +75,9 @@ impl Follower {
         ear: Option<Arc<Ear>>,
     ) -> Result<Self, Failure> {
         let (slot, mailbox) = mailbox(MAILBOX);
-        let missed = Arc::new(AtomicBool::new(false));
         let seat = node.numbers.fetch_add(1, Relaxed);
         node.interest.add(&topic).await?;
-        node.hub.attach(&topic, Seat { number: seat, slot, missed: Arc::clone(&missed), ear });
+        node.hub.attach(&topic, Seat { number: seat, slot, ear });
         // From here on, dropping the follower undoes it.
         let at = after.unwrap_or_default();
         let mut follower = Self {
@@ -90,7 +85,6 @@ impl Follower {
             topic,
             seat,
             mailbox,
-            missed,
             replay: Replay::new(at),
             reading: None,
             late: false,
@@ -157,7 +151,8 @@ impl Follower {
         poll_fn(|cx| self.poll_proceed(cx))
     }
 
-    fn poll_proceed(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    /// The same, for whoever polls it.
+    pub(super) fn poll_proceed(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if let Some(reading) = &mut self.reading {
             let page = ready!(reading.as_mut().poll(cx));
             self.reading = None;
@@ -201,7 +196,7 @@ impl Follower {
 
     fn hear(&mut self, heard: Heard) {
         // After a miss the history tells everything, this entry included.
-        let missed = self.missed.swap(false, Relaxed);
+        let missed = self.mailbox.take_missed();
         match heard {
             Heard::Piece(_) | Heard::Head(_) if missed => self.read(),
             Heard::Piece(piece) => match self.replay.admit(piece.position, piece.previous) {

@@ -19,13 +19,13 @@ use crate::{
     broker::{BrokerError, Group, Member, Step},
     hub::{Client, Hearing, Mailbox, Outbox, Room, mailbox},
     protocol::{
-        Chosen, Failure, Fault, Fence, Format, Grants, LONGEST_TICKET, PairId, Position, Reply, SiblingId, Side,
-        Ticket, Watching,
+        Failure, Fault, Fence, Format, Grants, LONGEST_TICKET, PairId, Position, Reply, SiblingId, Side, Ticket,
+        Watching,
     },
 };
 
 /// How much mail an actor takes before askers are told to wait.
-const MAILBOX: usize = 256;
+const MAILBOX: u32 = 256;
 /// How long a client that does not suit a pair as it stands is kept waiting, while another socket has the pair.
 const HAND_OVER: Duration = Duration::from_millis(500);
 
@@ -113,7 +113,7 @@ impl Node {
         let format = self.agree(&entrant, &state)?;
         let linger = linger.unwrap_or(self.settings.linger);
         let linger_seconds = linger.as_secs();
-        let (chosen, watching) = (Chosen::default(), Watching::default());
+        let watching = Watching::default();
         let (first, since) = (Some((room.clone(), state.talk)), Some(state.talk));
         let facts = Facts {
             room,
@@ -121,14 +121,14 @@ impl Node {
             offers,
             meta,
             linger_seconds,
-            chosen,
+            chosen: None,
             watching,
             trace: None,
             parked: None,
             first,
             since,
             acked: None,
-            authority,
+            authority: authority.shared(),
         };
         let pair = PairId::fresh();
         self.registry.create(pair, facts.write()?, self.id, linger, self.settings.keep.age).await?;
@@ -228,7 +228,7 @@ impl Node {
         let (resumed, waiting) = self.take_parked((pair, fence), &mut facts, &entry, wish.received).await.unzip();
         let (room, outbox) = match waiting.flatten() {
             Some((room, outbox)) => {
-                let settings = self.settings.pipe.with(&entry.ruling.spec, &facts.chosen);
+                let settings = self.settings.pipe.with(&entry.ruling.spec, facts.chosen.as_deref());
                 outbox.set(settings.queue_bytes, settings.slow);
                 outbox.hear(hearing_at_first(&entry.ruling));
                 (room, outbox)

@@ -5,10 +5,13 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    future::poll_fn,
     sync::{Arc, atomic::Ordering::Relaxed},
+    task::{Context, Poll, ready},
     time::{Duration, SystemTime},
 };
 
+use futures_util::FutureExt as _;
 use serde_json::{Value, json};
 use tokio::{
     sync::oneshot,
@@ -68,17 +71,19 @@ impl Pass {
     }
 
     /// Completes when the ticket is revoked, with what its socket is closed with. May be dropped while it waits.
-    pub async fn revoked(&mut self) -> Closing {
-        if let Some(held) = &mut self.0
-            && let Some(told) = &mut held.revoked
-        {
-            let outcome = told.await;
-            held.revoked = None;
-            if outcome.is_ok() {
-                return Closing::because(CloseCode::Unauthorized, "ticket revoked");
-            }
+    pub fn revoked(&mut self) -> impl Future<Output = Closing> + '_ {
+        poll_fn(|cx| self.poll_revoked(cx))
+    }
+
+    fn poll_revoked(&mut self, cx: &mut Context<'_>) -> Poll<Closing> {
+        let Some(held) = &mut self.0 else { return Poll::Pending };
+        let Some(told) = &mut held.revoked else { return Poll::Pending };
+        let outcome = ready!(told.poll_unpin(cx));
+        held.revoked = None;
+        match outcome {
+            Ok(()) => Poll::Ready(Closing::because(CloseCode::Unauthorized, "ticket revoked")),
+            Err(_) => Poll::Pending,
         }
-        std::future::pending().await
     }
 
     /// The next thing that becomes of it. May be dropped while it waits.

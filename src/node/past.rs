@@ -293,7 +293,7 @@ impl Node {
         let name = pair.to_string();
         let (own, page) =
             tokio::try_join!(self.broker.contributed(&topic, &name), self.broker.latest(&topic, None, PAGE))?;
-        let before = facts.trace.take();
+        let before = facts.trace.take().map(|trace| *trace);
         let head = page.first().and_then(|entry| Some((entry.position, Tally::split(entry.payload.clone())?.0)));
         let standing =
             Standing { total: head.map_or(0, |(_, tally)| tally.total), era: head.map_or(0, |(_, t)| t.era), own };
@@ -319,7 +319,7 @@ impl Node {
             let lost = lost.filter(|lost| *lost == 0 || exact || wish.received.is_some());
             Resumption { replayed: 0, lost, exact }
         });
-        facts.trace = Some(Trace::begun(before, &facts.room, standing.era, start.anchor));
+        facts.trace = Some(Box::new(Trace::begun(before, &facts.room, standing.era, start.anchor)));
         Ok(Past { start, own, history, following })
     }
 

@@ -1,6 +1,12 @@
 //! Flow 3, an event: raised by whoever saw it, appended in order, and only then is its cause answered.
 
-use std::{collections::VecDeque, sync::Arc, time::Duration};
+use std::{
+    collections::VecDeque,
+    future::poll_fn,
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
 
 use futures_util::future::BoxFuture;
 use serde_json::{Value, json};
@@ -143,15 +149,23 @@ impl Story {
     }
 
     /// Appends what waits, or a part of it. May be dropped while it waits; nothing is lost or doubled by that.
-    pub async fn proceed(&mut self) -> Told {
+    pub fn proceed(&mut self) -> impl Future<Output = Told> + '_ {
+        poll_fn(|cx| self.poll_proceed(cx))
+    }
+
+    fn poll_proceed(&mut self, cx: &mut Context<'_>) -> Poll<Told> {
         if self.appending.is_none() && self.pending() {
             self.doubted = false;
             self.carried = self.waiting.len().min(DRAFTS);
             self.appending = Some(self.attempt(Duration::ZERO));
         }
-        let Some(appending) = &mut self.appending else { return std::future::pending().await };
-        let outcome = appending.await;
+        let Some(appending) = &mut self.appending else { return Poll::Pending };
+        let outcome = ready!(appending.as_mut().poll(cx));
         self.appending = None;
+        Poll::Ready(self.appended(outcome))
+    }
+
+    fn appended(&mut self, outcome: Result<Appended, BrokerError>) -> Told {
         match outcome {
             Ok(Appended::At(last, _)) => {
                 self.away = false;

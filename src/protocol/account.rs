@@ -1,6 +1,10 @@
 //! Accounts: on whose behalf something is done, and how far that goes.
 
-use std::{fmt, str::FromStr};
+use std::{
+    fmt,
+    str::FromStr,
+    sync::{Arc, LazyLock},
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -114,6 +118,25 @@ impl Authority {
     pub fn anonymous() -> Self {
         let (account, grants) = (Account::Anonymous, Grants::of_a_sibling());
         Self { account, rooms: Vec::new(), formats: Vec::new(), grants, until: None }
+    }
+
+    /// The same, which all pairs share that were made by nobody.
+    #[must_use]
+    pub fn of_nobody() -> Arc<Self> {
+        static NOBODYS: LazyLock<Arc<Authority>> = LazyLock::new(|| Arc::new(Authority::anonymous()));
+        Arc::clone(&NOBODYS)
+    }
+
+    /// Whether it is that one.
+    #[must_use]
+    pub fn is_of_nobody(&self) -> bool {
+        *self == *Self::of_nobody()
+    }
+
+    /// To be kept with a pair.
+    #[must_use]
+    pub fn shared(self) -> Arc<Self> {
+        if self.is_of_nobody() { Self::of_nobody() } else { Arc::new(self) }
     }
 
     /// Whether it goes for a room that is not public.

@@ -1,5 +1,7 @@
 //! Grants: which commands a ticket's bearer may give.
 
+use std::sync::{Arc, LazyLock};
+
 use serde::{Deserialize, Serialize};
 
 use super::{Failure, Fault};
@@ -8,22 +10,48 @@ use super::{Failure, Fault};
 const MOST: usize = 64;
 
 /// Names of commands; `client.*` stands for all of a family and `*` for all.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct Grants(Vec<String>);
+///
+/// Each pair and each sibling has some, and most have what a sibling has when nothing else is said: these share it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "Vec<String>", into = "Vec<String>")]
+pub struct Grants(Arc<[String]>);
+
+/// What a pair's sibling may do when nothing else is said.
+static OF_A_SIBLING: LazyLock<Grants> = LazyLock::new(|| {
+    let names = "pair.* client.* events.* room.get room.members room.watch room.unwatch room.signal";
+    Grants(names.split(' ').map(Into::into).collect())
+});
+
+impl Default for Grants {
+    /// None.
+    fn default() -> Self {
+        Vec::new().into()
+    }
+}
+
+impl From<Vec<String>> for Grants {
+    fn from(names: Vec<String>) -> Self {
+        if *OF_A_SIBLING.0 == names[..] { OF_A_SIBLING.clone() } else { Self(names.into()) }
+    }
+}
+
+impl From<Grants> for Vec<String> {
+    fn from(grants: Grants) -> Self {
+        grants.0.to_vec()
+    }
+}
 
 impl Grants {
     /// All that there is.
     #[must_use]
     pub fn all() -> Self {
-        Self(vec!["*".into()])
+        vec!["*".into()].into()
     }
 
     /// What a pair's sibling may do when nothing else is said: everything about its own pair.
     #[must_use]
     pub fn of_a_sibling() -> Self {
-        let names = "pair.* client.* events.* room.get room.members room.watch room.unwatch room.signal";
-        Self(names.split(' ').map(Into::into).collect())
+        OF_A_SIBLING.clone()
     }
 
     /// Reads a list, refusing what can't be a grant.
@@ -45,7 +73,7 @@ impl Grants {
                 return Err(Failure::new(Fault::InvalidParams, message));
             }
         }
-        Ok(Self(names))
+        Ok(names.into())
     }
 
     /// Whether `name`, a command's or a wildcard, is within these.
@@ -63,7 +91,7 @@ impl Grants {
     pub fn common(&self, other: &Self) -> Self {
         let of_both = self.0.iter().filter(|name| other.cover(name));
         let of_other = other.0.iter().filter(|name| self.cover(name) && !self.0.contains(name));
-        Self(of_both.chain(of_other).cloned().collect())
+        of_both.chain(of_other).cloned().collect::<Vec<_>>().into()
     }
 
     /// The first of `wanted` that goes beyond these.

@@ -196,13 +196,15 @@ impl Settings {
     /// What holds for a pipe: what was chosen for it, else what its room says, else these. A room's rate can't be
     /// chosen away.
     #[must_use]
-    pub fn with(&self, spec: &RoomSpec, chosen: &Chosen) -> Self {
-        let rates = [chosen.rate, spec.rate, self.rate];
+    pub fn with(&self, spec: &RoomSpec, chosen: Option<&Chosen>) -> Self {
+        let rates = [chosen.and_then(|chosen| chosen.rate), spec.rate, self.rate];
+        let queue_bytes = chosen.and_then(|chosen| chosen.queue_bytes).or(spec.queue_bytes);
+        let slow = chosen.and_then(|chosen| chosen.slow).or(spec.slow);
         Self {
-            queue_bytes: chosen.queue_bytes.or(spec.queue_bytes).unwrap_or(self.queue_bytes),
-            slow: chosen.slow.or(spec.slow).unwrap_or(self.slow),
+            queue_bytes: queue_bytes.unwrap_or(self.queue_bytes),
+            slow: slow.unwrap_or(self.slow),
             rate: rates.into_iter().flatten().reduce(Rate::stricter),
-            ping: chosen.ping.unwrap_or(self.ping),
+            ping: chosen.and_then(|chosen| chosen.ping).unwrap_or(self.ping),
         }
     }
 }

@@ -156,7 +156,7 @@ impl Calls {
 /// When the broker can't be reached.
 pub async fn standing(node: &Node, pair: PairId, found: &Found) -> Result<Value, Failure> {
     let ruling = node.room(&found.facts.room).await?.ruling;
-    let settings = node.settings.pipe.with(&ruling.spec, &found.facts.chosen);
+    let settings = node.settings.pipe.with(&ruling.spec, found.facts.chosen.as_deref());
     let client = match (&found.record.holder, found.record.fence.epoch) {
         (Some(_), _) => "live",
         (None, 0) => "awaited",

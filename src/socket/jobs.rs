@@ -1,7 +1,12 @@
 //! What an actor of a client socket has to do with the registry: one job after the other, beside everything else. A move
 //! to another room is one of them, and happens when it is done, between two frames.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{
+    collections::VecDeque,
+    future::poll_fn,
+    sync::Arc,
+    task::{Poll, ready},
+};
 
 use futures_util::future::BoxFuture;
 use serde_json::json;
@@ -46,7 +51,7 @@ pub(super) struct Entered {
 /// A room that was entered, for the cluster; and where its history begins for this client, if it has one.
 pub(super) struct Moving {
     pub(super) entry: Entry,
-    pub(super) past: Option<(Past, Option<Trace>)>,
+    pub(super) past: Option<(Past, Option<Box<Trace>>)>,
     /// Where the talk of the room that it leaves was then.
     pub(super) left: Option<(RoomName, Position)>,
 }
@@ -88,15 +93,14 @@ async fn begin_there(
     }
 }
 
-pub(super) async fn next_job(jobs: &mut VecDeque<BoxFuture<'static, JobDone>>) -> JobDone {
-    match jobs.front_mut() {
-        Some(job) => {
-            let done = job.await;
-            jobs.pop_front();
-            done
-        }
-        None => std::future::pending().await,
-    }
+/// What comes of the first job, if there is one.
+pub(super) fn next_job(jobs: &mut VecDeque<BoxFuture<'static, JobDone>>) -> impl Future<Output = JobDone> {
+    poll_fn(|cx| {
+        let Some(job) = jobs.front_mut() else { return Poll::Pending };
+        let done = ready!(job.as_mut().poll(cx));
+        jobs.pop_front();
+        Poll::Ready(done)
+    })
 }
 
 impl Client {
@@ -181,7 +185,7 @@ impl Client {
         let (room, talk) = (entry.room, entry.talk);
         (self.facts.room, self.facts.format) = (room.clone(), entry.format);
         if let Some((past, trace)) = past {
-            self.facts.trace = trace.map(|trace| trace.from_count(position));
+            self.facts.trace = trace.map(|trace| Box::new(trace.from_count(position)));
             self.begin_kept(past);
         }
         if from != room {

@@ -204,7 +204,7 @@ impl Client {
     }
 
     fn set(&mut self, params: SetParams, cause: Cause, reply: ReplyTo) -> Option<Ending> {
-        let chosen = &mut self.facts.chosen;
+        let chosen = self.facts.chosen.get_or_insert_default();
         chosen.queue_bytes = params.queue_bytes.or(chosen.queue_bytes);
         chosen.slow = params.slow.or(chosen.slow);
         chosen.ping = params.ping.or(chosen.ping);

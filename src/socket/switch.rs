@@ -109,7 +109,7 @@ impl Client {
             facts.trace = self.facts.trace.take();
         } else if let Some(trace) = facts.trace.take() {
             let stop = Some(Stop { epoch, count: given, clean });
-            facts.trace = Some(Trace { stop, ..trace.from_count(given) });
+            facts.trace = Some(Box::new(Trace { stop, ..trace.from_count(given) }));
         }
         self.facts = facts;
         let (fence, unwritten) = (self.fence, self.outbox.level().queued_frames);
@@ -181,7 +181,7 @@ impl Client {
         facts.offers = offers.unwrap_or(facts.offers);
         let from = self.room.name().clone();
         let spec = moving.as_ref().map_or(&self.terms.ruling.spec, |moving| &moving.entry.ruling.spec).clone();
-        let Settings { queue_bytes, slow, .. } = self.node.settings.pipe.with(&spec, &facts.chosen);
+        let Settings { queue_bytes, slow, .. } = self.node.settings.pipe.with(&spec, facts.chosen.as_deref());
         let waiting = spec.keeps().is_none().then(|| Arc::new(Outbox::new(queue_bytes, slow)));
         if let Some(outbox) = &waiting {
             outbox.watch_marks(facts.watching.marks);

@@ -27,7 +27,7 @@ impl Terms {
     pub(super) fn new(node: &NodeSettings, facts: &Facts, ruling: Ruling) -> Self {
         let spec = &ruling.spec;
         Self {
-            settings: node.pipe.with(spec, &facts.chosen),
+            settings: node.pipe.with(spec, facts.chosen.as_deref()),
             largest: spec.max_message_bytes.unwrap_or(node.max_message_bytes).min(node.max_message_bytes),
             violations: spec.violations.unwrap_or(node.violations),
             may_publish: ruling.lets_publish(&facts.authority),

@@ -8,7 +8,7 @@ use crate::{
 
 impl Store {
     fn count_members(&self, room: &RoomName) -> u64 {
-        self.groups.get(&Group::Room(room.clone())).map_or(0, |roll| roll.members.len() as u64)
+        self.groups.get(&Group::Room(room.clone())).map_or(0, |roll| roll.count())
     }
 }
 

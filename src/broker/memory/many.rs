@@ -28,8 +28,11 @@ impl Store {
         let now = Instant::now();
         self.forget_history_if_over(topic, now);
         let clock = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO);
-        let history =
-            &mut self.histories.entry(topic.clone()).or_insert_with(|| Timed::new(History::default())).value;
+        let history = &mut self
+            .histories
+            .entry(topic.clone())
+            .or_insert_with(|| Box::new(Timed::new(History::default())))
+            .value;
         let (mut previous, mut offset) = (history.head(), history.head().offset);
         let last = history.entries.back().and_then(|(_, entry)| Tally::split(entry.payload.clone()));
         let at = clock.as_millis() as u64;

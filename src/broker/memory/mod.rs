@@ -10,10 +10,11 @@ mod many;
 mod outlet;
 mod port;
 mod registry;
+mod roll;
 mod store;
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -53,8 +54,14 @@ struct Medium {
     links: AtomicU64,
 }
 
-/// Who listens to what. The numbers are the links', not the nodes': a node may come back before its past is dropped.
-type Listeners = HashMap<Topic, HashMap<u64, Arc<Outlet>>>;
+/// Who listens, by the numbers of the links, not the nodes': a node may come back before its past is dropped.
+type Listeners = HashMap<u64, Listener>;
+
+/// A link's way out, and what it listens to. There is one link in a process, or few, so that each is asked.
+struct Listener {
+    outlet: Outlet,
+    topics: HashSet<Topic>,
+}
 
 impl Memory {
     /// An empty medium.
@@ -106,11 +113,8 @@ impl Medium {
     /// Gives a delivery to every listener of `topic`; how many there are.
     fn fan_out(&self, topic: &Topic, delivery: impl Fn() -> Delivery) -> u64 {
         let listeners = self.listeners.read();
-        let Some(outlets) = listeners.get(topic) else { return 0 };
-        for outlet in outlets.values() {
-            outlet.push(&delivery);
-        }
-        outlets.len() as u64
+        let reached = listeners.values().filter(|listener| listener.topics.contains(topic));
+        reached.inspect(|listener| listener.outlet.push(&delivery)).count() as u64
     }
 }
 
@@ -118,7 +122,7 @@ impl Medium {
 mod tests {
     use bytes::Bytes;
 
-    use super::{store::Held, *};
+    use super::*;
     use crate::{
         broker::{
             Appended, Claim, Draft, Group, Keep, Member, Step, Under,
@@ -171,7 +175,7 @@ mod tests {
         for link in [&a, &b, &c] {
             link.broker.subscribe(&room()).await.unwrap();
         }
-        let listeners = || memory.medium.listeners.read().get(&room()).map_or(0, HashMap::len);
+        let listeners = || memory.medium.fan_out(&room(), || Delivery::Lost);
         assert_eq!(listeners(), 3);
         drop(b);
         assert_eq!(listeners(), 2);
@@ -179,7 +183,11 @@ mod tests {
         a.broker.publish(&room(), Bytes::new()).unwrap();
         a.broker.unsubscribe(&room()).await.unwrap();
         drop((c.broker, c.registry));
-        assert!(memory.medium.listeners.read().is_empty());
+        assert_eq!(
+            (memory.medium.listeners.read().len(), listeners()),
+            (1, 0),
+            "who is still there listens to nothing"
+        );
     }
 
     /// What has expired is swept although nobody asks for it, and what has gone leaves nothing behind.
@@ -209,7 +217,8 @@ mod tests {
         }
         let nothing = Kept { records: 0, histories: 0, groups: 0 };
         until(async || memory.kept() == nothing, "all of it to be swept").await;
-        assert!(memory.medium.store.lock().holdings.values().all(Held::is_empty));
+        let held = link.registry.holdings(node, 1).await.unwrap();
+        assert!(held.pairs.is_empty() && held.kept.is_empty() && held.members.is_empty());
         stop.cancel();
         tasks.close();
         tasks.wait().await;

@@ -4,9 +4,8 @@ use std::{collections::HashSet, sync::Arc};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use parking_lot::Mutex;
 
-use super::{Medium, outlet::Outlet, store::Store};
+use super::{Listener, Medium, outlet::Outlet, store::Store};
 use crate::{
     broker::{Appended, Broker, BrokerError, Delivery, Draft, Entry, Keep, Page, Share, Under, Writer},
     protocol::{Position, Topic},
@@ -15,14 +14,13 @@ use crate::{
 pub(super) struct Port {
     pub(super) medium: Arc<Medium>,
     number: u64,
-    outlet: Arc<Outlet>,
-    /// What to take back when the node goes.
-    topics: Mutex<HashSet<Topic>>,
 }
 
 impl Port {
     pub(super) fn new(medium: Arc<Medium>, number: u64, outlet: Outlet) -> Self {
-        Self { medium, number, outlet: Arc::new(outlet), topics: Mutex::default() }
+        let listener = Listener { outlet, topics: HashSet::new() };
+        medium.listeners.write().insert(number, listener);
+        Self { medium, number }
     }
 
     /// Appends, and delivers before the lock is given back: two appenders' entries arrive in the order in which they
@@ -35,23 +33,11 @@ impl Port {
         }
         last
     }
-
-    fn detach(&self, topic: &Topic) {
-        let mut listeners = self.medium.listeners.write();
-        if let Some(outlets) = listeners.get_mut(topic) {
-            outlets.remove(&self.number);
-            if outlets.is_empty() {
-                listeners.remove(topic);
-            }
-        }
-    }
 }
 
 impl Drop for Port {
     fn drop(&mut self) {
-        for topic in self.topics.get_mut().drain().collect::<Vec<_>>() {
-            self.detach(&topic);
-        }
+        self.medium.listeners.write().remove(&self.number);
     }
 }
 
@@ -63,19 +49,17 @@ impl Broker for Port {
     }
 
     async fn subscribe(&self, topic: &Topic) -> Result<(), BrokerError> {
-        // Held to the end, so that a subscription racing its own end leaves both books saying the same.
-        let mut topics = self.topics.lock();
-        if !self.outlet.is_closed() && topics.insert(topic.clone()) {
-            let mut listeners = self.medium.listeners.write();
-            listeners.entry(topic.clone()).or_default().insert(self.number, self.outlet.clone());
+        if let Some(listener) = self.medium.listeners.write().get_mut(&self.number)
+            && !listener.outlet.is_closed()
+        {
+            listener.topics.insert(topic.clone());
         }
         Ok(())
     }
 
     async fn unsubscribe(&self, topic: &Topic) -> Result<(), BrokerError> {
-        let mut topics = self.topics.lock();
-        if topics.remove(topic) {
-            self.detach(topic);
+        if let Some(listener) = self.medium.listeners.write().get_mut(&self.number) {
+            listener.topics.remove(topic);
         }
         Ok(())
     }

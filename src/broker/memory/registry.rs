@@ -1,10 +1,6 @@
 //! One node's end of the medium: leased records.
 
-use std::{
-    collections::{BTreeMap, hash_map::Entry},
-    ops::Bound,
-    time::Duration,
-};
+use std::{collections::hash_map::Entry, ops::Bound, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -12,7 +8,8 @@ use tokio::time::Instant;
 
 use super::{
     port::Port,
-    store::{Command, Held, Known, Lease, Roll, Store, Timed},
+    roll::Roll,
+    store::{Command, Known, Lease, Store, Timed},
 };
 use crate::{
     broker::{
@@ -23,15 +20,6 @@ use crate::{
 };
 
 impl Store {
-    fn pair_leaves(&mut self, pair: PairId, before: &Record) {
-        if let Some(held) = before.holder.and_then(|node| self.holdings.get_mut(&node)) {
-            held.pairs.remove(&pair);
-        }
-        if let Some(held) = before.keeper.and_then(|node| self.holdings.get_mut(&node)) {
-            held.kept.remove(&pair);
-        }
-    }
-
     fn condemn(&mut self, node: NodeId) -> Option<Sentence> {
         let fresh = Sentence(self.sentences);
         let known = self.nodes.get_mut(&node)?;
@@ -41,12 +29,6 @@ impl Store {
         known.lease = Lease::Condemned(fresh);
         self.sentences += 1;
         Some(fresh)
-    }
-
-    fn member_leaves(&mut self, group: &Group, id: &str, node: NodeId) {
-        if let Some(held) = self.holdings.get_mut(&node) {
-            held.members.remove(&(group.clone(), id.into()));
-        }
     }
 }
 
@@ -70,10 +52,9 @@ impl Registry for Port {
         match store.records.entry(pair) {
             Entry::Occupied(expired) => expired.into_mut().value = record,
             Entry::Vacant(place) => {
-                place.insert(Timed::new(record));
+                place.insert(Box::new(Timed::new(record)));
             }
         }
-        store.holdings.entry(keeper).or_default().kept.insert(pair);
         store.keep_record(pair, Some(Instant::now() + linger + keep));
         Ok(true)
     }
@@ -88,11 +69,8 @@ impl Registry for Port {
             let mine = holder == node && record.fence.nonce == nonce;
             return Ok(if mine { Claim::Won(record.fence) } else { Claim::Held(record.clone()) });
         }
-        let before = record.clone();
-        let fence = Fence { epoch: before.fence.epoch + 1, nonce };
+        let fence = Fence { epoch: record.fence.epoch + 1, nonce };
         (record.fence, record.holder, record.keeper, record.heard) = (fence, Some(node), None, false);
-        store.pair_leaves(pair, &before);
-        store.holdings.entry(node).or_default().pairs.insert(pair);
         store.keep_record(pair, None);
         store.keep_history(&Topic::Pair(pair), None);
         Ok(Claim::Won(fence))
@@ -113,17 +91,15 @@ impl Registry for Port {
                 let mine = before.fence == fence && before.holder == Some(node);
                 return Ok(if mine { Step::Taken(()) } else { Step::Refused });
             }
-            store.pair_leaves(pair, &before);
             store.keep_record(pair, None);
         }
         let record = Record { facts, fence, holder: Some(node), keeper: None, heard: true, ended: false };
         match store.records.entry(pair) {
             Entry::Occupied(older) => older.into_mut().value = record,
             Entry::Vacant(place) => {
-                place.insert(Timed::new(record));
+                place.insert(Box::new(Timed::new(record)));
             }
         }
-        store.holdings.entry(node).or_default().pairs.insert(pair);
         store.keep_history(&Topic::Pair(pair), None);
         self.add(&mut store, &pair.into(), drafts, keep);
         Ok(Step::Taken(()))
@@ -159,8 +135,6 @@ impl Registry for Port {
         if let Some(record) = store.record(pair) {
             (record.holder, record.keeper) = (None, Some(keeper));
         }
-        store.pair_leaves(pair, &before);
-        store.holdings.entry(keeper).or_default().kept.insert(pair);
         if before.heard {
             self.add(&mut store, &topic, drafts, keep);
         }
@@ -189,7 +163,6 @@ impl Registry for Port {
         if let Some(record) = store.record(pair) {
             (record.ended, record.holder, record.keeper) = (true, None, None);
         }
-        store.pair_leaves(pair, &before);
         self.add(&mut store, &topic, drafts, keep);
         let until = Instant::now() + keep.age;
         store.keep_record(pair, Some(until));
@@ -208,10 +181,7 @@ impl Registry for Port {
         let Some(record) = store.record(pair).filter(|r| r.fence == fence && r.keeper == Some(from)) else {
             return Ok(None);
         };
-        let before = record.clone();
         record.keeper = Some(to);
-        store.pair_leaves(pair, &before);
-        store.holdings.entry(to).or_default().kept.insert(pair);
         let until = store.records.get(&pair).and_then(|record| record.until);
         Ok(until.map(|until| until.saturating_duration_since(Instant::now()).saturating_sub(keep)))
     }
@@ -284,19 +254,14 @@ impl Registry for Port {
         told: Option<(&Counted, &Keep)>,
     ) -> Result<Option<Census>, BrokerError> {
         let mut store = self.medium.store.lock();
-        let Member { id, node, value } = member;
-        let (joined, id) = (id.clone(), id.into_boxed_str());
-        let members = store.groups.get(group).map(|roll| &roll.members);
-        let is_in = members.is_some_and(|members| members.contains_key(&id));
-        let count = members.map_or(0, |members| members.len() as u64);
+        let roll = store.groups.get(group);
+        let is_in = roll.is_some_and(|roll| roll.get(&member.id).is_some());
+        let count = roll.map_or(0, |roll| roll.count());
         if !is_in && capacity.is_some_and(|capacity| count >= capacity) {
             return Ok(None);
         }
-        let roll = store.groups.entry(group.clone()).or_insert_with(|| Roll { charter, members: BTreeMap::new() });
-        if let Some(before) = roll.members.insert(id.clone(), Box::new((node, value))) {
-            store.member_leaves(group, &id, before.0);
-        }
-        store.holdings.entry(node).or_default().members.insert((group.clone(), id));
+        let joined = member.id.clone();
+        store.groups.entry(group.clone()).or_insert_with(|| Box::new(Roll::new(charter))).add(member);
         if let Group::Room(room) = group {
             store.keep_history(&Topic::Talk(room.clone()), None);
             if !is_in {
@@ -314,15 +279,13 @@ impl Registry for Port {
     ) -> Result<Option<Census>, BrokerError> {
         let mut store = self.medium.store.lock();
         let Some(roll) = store.groups.get_mut(group) else { return Ok(None) };
-        let known = roll.members.get(&*member.id).map(|known| (known.0, &known.1));
-        if known != Some((member.node, &member.value)) {
+        if roll.get(&member.id) != Some(member) {
             return Ok(None);
         }
-        roll.members.remove(&*member.id);
-        if roll.members.is_empty() {
+        roll.remove(&member.id);
+        if roll.is_empty() {
             store.groups.remove(group);
         }
-        store.member_leaves(group, &member.id, member.node);
         if let Group::Room(room) = group {
             self.tell_count(&mut store, room, (false, member.id.clone()), told);
         }
@@ -358,10 +321,7 @@ impl Registry for Port {
     async fn members(&self, group: &Group, after: Option<&str>, limit: usize) -> Result<Vec<Member>, BrokerError> {
         let store = self.medium.store.lock();
         let Some(roll) = store.groups.get(group) else { return Ok(Vec::new()) };
-        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
-        let members = roll.members.range::<str, _>((from, Bound::Unbounded)).take(limit);
-        let members = members.map(|(id, known)| Member { id: id.to_string(), node: known.0, value: known.1.clone() });
-        Ok(members.collect())
+        Ok(roll.after(after).take(limit).cloned().collect())
     }
 
     async fn beat(&self, node: NodeId, value: Bytes, lease: Duration) -> Result<Beat, BrokerError> {
@@ -400,16 +360,19 @@ impl Registry for Port {
 
     async fn holdings(&self, node: NodeId, limit: usize) -> Result<Holdings, BrokerError> {
         let store = self.medium.store.lock();
-        let nonce = |pair: &PairId| Some((*pair, store.records.get(pair)?.value.fence.nonce));
-        let member = |(group, id): &(Group, Box<str>)| {
-            let (node, value) = &**store.groups.get(group)?.members.get(id)?;
-            Some((group.clone(), Member { id: id.to_string(), node: *node, value: value.clone() }))
-        };
-        Ok(store.holdings.get(&node).map_or_else(Holdings::default, |held| Holdings {
-            pairs: held.pairs.iter().filter_map(nonce).take(limit).collect(),
-            kept: held.kept.iter().take(limit).copied().collect(),
-            members: held.members.iter().filter_map(member).take(limit).collect(),
-        }))
+        let now = Instant::now();
+        // Looked for among all: who is not alone here is in a test, and few nodes die there.
+        let records = || store.records.iter().filter(|(_, record)| !record.is_over(now));
+        let held = records().filter(|(_, record)| record.value.holder == Some(node));
+        let kept = records().filter(|(_, record)| record.value.keeper == Some(node));
+        let members =
+            store.groups.iter().flat_map(|(group, roll)| roll.after(None).map(move |member| (group, member)));
+        let members = members.filter(|(_, member)| member.node == node);
+        Ok(Holdings {
+            pairs: held.map(|(pair, record)| (*pair, record.value.fence.nonce)).take(limit).collect(),
+            kept: kept.map(|(pair, _)| *pair).take(limit).collect(),
+            members: members.map(|(group, member)| (group.clone(), member.clone())).take(limit).collect(),
+        })
     }
 
     async fn bury(&self, node: NodeId, sentence: Sentence) -> Result<(), BrokerError> {
@@ -417,9 +380,6 @@ impl Registry for Port {
         let lease = store.nodes.get(&node).map(|known| known.lease);
         if matches!(lease, Some(Lease::Condemned(under)) if under == sentence) {
             store.nodes.remove(&node);
-            if store.holdings.get(&node).is_some_and(Held::is_empty) {
-                store.holdings.remove(&node);
-            }
         }
         Ok(())
     }

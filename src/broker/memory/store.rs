@@ -2,13 +2,14 @@
 
 use std::{
     cmp::Reverse,
-    collections::{BTreeMap, BinaryHeap, HashMap, HashSet, VecDeque, hash_map::Entry as Place},
+    collections::{BTreeMap, BinaryHeap, HashMap, VecDeque, hash_map::Entry as Place},
     time::Duration,
 };
 
 use bytes::Bytes;
 use tokio::time::Instant;
 
+use super::roll::Roll;
 use crate::{
     broker::{Census, Draft, Entry, Group, Keep, Page, Record, Rule, STAY, Sentence},
     protocol::{NodeId, PairId, Position, RoomName, Topic},
@@ -43,8 +44,8 @@ impl<T> Timed<T> {
 enum Due {
     Record(PairId),
     History(TopicOrder),
-    Command((PairId, String)),
-    Writer((TopicOrder, String)),
+    Command(Box<(PairId, String)>),
+    Writer(Box<(TopicOrder, String)>),
 }
 
 /// A topic in a heap, where what is equal must only be told apart, not sorted well.
@@ -83,19 +84,19 @@ pub struct Kept {
 
 #[derive(Default)]
 pub(super) struct Store {
-    pub(super) records: HashMap<PairId, Timed<Record>>,
-    pub(super) histories: HashMap<Topic, Timed<History>>,
+    // Boxed what is large: a table has room for more than it holds.
+    pub(super) records: HashMap<PairId, Box<Timed<Record>>>,
+    pub(super) histories: HashMap<Topic, Box<Timed<History>>>,
     /// Those who contribute to a history that many write.
-    pub(super) writers: HashMap<(TopicOrder, String), Timed<Contributed>>,
+    pub(super) writers: HashMap<(TopicOrder, String), Box<Timed<Contributed>>>,
     /// Commands with keys.
-    pub(super) commands: HashMap<(PairId, String), Timed<Command>>,
-    pub(super) groups: HashMap<Group, Roll>,
+    pub(super) commands: HashMap<(PairId, String), Box<Timed<Command>>>,
+    pub(super) groups: HashMap<Group, Box<Roll>>,
     /// Who has come to a crowd (true) or left it, and is not told of yet.
     pub(super) untold: HashMap<RoomName, VecDeque<(bool, String)>>,
     pub(super) rules: BTreeMap<RoomName, Rule>,
     pub(super) nodes: BTreeMap<NodeId, Known>,
     pub(super) sentences: u64,
-    pub(super) holdings: HashMap<NodeId, Held>,
     due: BinaryHeap<Reverse<(Instant, Due)>>,
 }
 
@@ -134,27 +135,6 @@ impl Known {
             Lease::Until(until) => until <= now,
             Lease::Condemned(_) => true,
         }
-    }
-}
-
-/// A group: its charter, and its members in the order of their ids.
-pub(super) struct Roll {
-    pub(super) charter: Bytes,
-    /// Boxed: a tree makes room for eleven at once, and most groups are siblings of a pair, one or two.
-    pub(super) members: BTreeMap<Box<str>, Box<(NodeId, Bytes)>>,
-}
-
-/// What a node is answerable for.
-#[derive(Default)]
-pub(super) struct Held {
-    pub(super) pairs: HashSet<PairId>,
-    pub(super) kept: HashSet<PairId>,
-    pub(super) members: HashSet<(Group, Box<str>)>,
-}
-
-impl Held {
-    pub(super) fn is_empty(&self) -> bool {
-        self.pairs.is_empty() && self.kept.is_empty() && self.members.is_empty()
     }
 }
 
@@ -229,7 +209,7 @@ impl Store {
         };
         let without_record = bearer.is_none();
 
-        let history = self.histories.entry(topic.clone()).or_insert_with(|| Timed::new(History::default()));
+        let history = self.histories.entry(topic.clone()).or_insert_with(|| Box::new(Timed::new(History::default())));
         let entries = drafts.iter().map(|draft| history.value.add(draft, now)).collect();
         history.value.trim(now, keep);
         if without_record || history.until.is_none() {
@@ -313,11 +293,11 @@ impl Store {
 
     /// Keeps what is known of a command until then.
     pub(super) fn keep_command(&mut self, key: (PairId, String), known: Command, until: Instant) {
-        let command = self.commands.entry(key.clone()).or_insert_with(|| Timed::new(known.clone()));
+        let command = self.commands.entry(key.clone()).or_insert_with(|| Box::new(Timed::new(known.clone())));
         command.value = known;
         command.until = Some(until);
         if !std::mem::replace(&mut command.queued, true) {
-            self.due.push(Reverse((until, Due::Command(key))));
+            self.due.push(Reverse((until, Due::Command(Box::new(key)))));
         }
     }
 
@@ -330,7 +310,7 @@ impl Store {
         let roll = self.groups.get(group);
         Census {
             charter: roll.map(|roll| roll.charter.clone()),
-            members: roll.map_or(0, |roll| roll.members.len() as u64),
+            members: roll.map_or(0, |roll| roll.count()),
             rule,
             talk,
             untold: matches!(group, Group::Room(room) if self.untold.contains_key(room)),
@@ -367,11 +347,11 @@ impl Store {
                 known.get_mut().value = said;
                 known.into_mut()
             }
-            Place::Vacant(place) => place.insert(Timed::new(said)),
+            Place::Vacant(place) => place.insert(Box::new(Timed::new(said))),
         };
         said.until = Some(until);
         if !std::mem::replace(&mut said.queued, true) {
-            self.due.push(Reverse((until, Due::Writer(key))));
+            self.due.push(Reverse((until, Due::Writer(Box::new(key)))));
         }
     }
 
@@ -391,13 +371,7 @@ impl Store {
             }
             let Some(Reverse((_, due))) = self.due.pop() else { return false };
             let until = match &due {
-                Due::Record(pair) => {
-                    let keeper = self.records.get(pair).filter(|r| r.is_over(now)).and_then(|r| r.value.keeper);
-                    if let Some(held) = keeper.and_then(|node| self.holdings.get_mut(&node)) {
-                        held.kept.remove(pair);
-                    }
-                    settle(&mut self.records, pair, now)
-                }
+                Due::Record(pair) => settle(&mut self.records, pair, now),
                 Due::Command(key) => settle(&mut self.commands, key, now),
                 Due::Writer(key) => settle(&mut self.writers, key, now),
                 Due::History(topic) => settle(&mut self.histories, &topic.0, now),
@@ -415,7 +389,7 @@ impl Store {
 }
 
 /// Removes what is over. What got a later deadline meanwhile is to be looked at again then.
-fn settle<K: std::hash::Hash + Eq, T>(map: &mut HashMap<K, Timed<T>>, key: &K, now: Instant) -> Option<Instant> {
+fn settle<K: std::hash::Hash + Eq, T>(map: &mut HashMap<K, Box<Timed<T>>>, key: &K, now: Instant) -> Option<Instant> {
     let timed = map.get_mut(key)?;
     if timed.is_over(now) {
         map.remove(key);
