@@ -6,7 +6,7 @@ use bytes::Bytes;
 use fred::types::Value;
 
 use crate::{
-    broker::{Appended, BrokerError, Census, Record, Rule, Step},
+    broker::{Appended, BrokerError, Census, Entry, Page, Record, Rule, Step},
     protocol::{Fence, NodeId, Position},
 };
 
@@ -33,6 +33,58 @@ pub(super) fn as_parsed<T: FromStr>(value: &Value) -> Result<T, BrokerError> {
 
 pub(super) fn as_position(value: &Value) -> Result<Position, BrokerError> {
     as_parsed(value)
+}
+
+/// How long the front of an entry is, without the marks: the time, and how long they are. See `lua/entries.lua`.
+const FRONT: usize = 8 + 1;
+
+/// An entry, as histories keep it. Its payload stays where it is.
+fn as_entry(value: Value) -> Result<Entry, BrokerError> {
+    let bytes = as_bytes(value)?;
+    let read = || {
+        let front = FRONT + usize::from(*bytes.get(FRONT - 1)?);
+        let (position, previous, payload) = read_told(bytes.get(front..)?)?;
+        Some(Entry { position, previous, payload: bytes.slice(front + payload..) })
+    };
+    read().ok_or_else(|| garbled("not an entry"))
+}
+
+/// Position, previous position, and where the payload begins.
+fn read_told(bytes: &[u8]) -> Option<(Position, Position, usize)> {
+    let mut at = 0;
+    let mut number = |end: u8| {
+        let (mut number, begin) = (0u64, at);
+        loop {
+            let byte = *bytes.get(at)?;
+            at += 1;
+            match byte {
+                b'0'..=b'9' => number = number.checked_mul(10)?.checked_add(u64::from(byte - b'0'))?,
+                _ if byte == end && at > begin + 1 => return Some(number),
+                _ => return None,
+            }
+        }
+    };
+    let position = Position { offset: number(b'-')?, nonce: number(b' ')? };
+    let previous = Position { offset: number(b'-')?, nonce: number(b' ')? };
+    Some((position, previous, at))
+}
+
+pub(super) fn as_entries(value: Value) -> Result<Vec<Entry>, BrokerError> {
+    as_array(value)?.into_iter().map(as_entry).collect()
+}
+
+/// One look at a history, see `lua/read.lua`.
+pub(super) fn as_page(reply: Value) -> Result<Page, BrokerError> {
+    let [known, head, oldest, previous, entries] =
+        <[Value; 5]>::try_from(as_array(reply)?).map_err(|_| garbled("a page is not five values"))?;
+    let head = as_position(&head)?;
+    let oldest = (as_position(&oldest)?, as_position(&previous)?);
+    Ok(Page {
+        entries: as_entries(entries)?,
+        known: as_integer(&known)? == 1,
+        oldest: (head != Position::START).then_some(oldest),
+        head,
+    })
 }
 
 /// A record's epoch, nonce, holder, keeper, heard, ended, facts; `None` when there is none.
