@@ -14,7 +14,7 @@ local function tell_count(first, change)
     redis.call('PEXPIRE', KEYS[6], ARGV[5])
     return
   end
-  ARGV[first + 2] = ARGV[first + 2] .. cmsgpack.pack(count) .. ARGV[first + 3]
+  ARGV[first + 2] = ARGV[first + 2] .. string.format('%.0f', count) .. ARGV[first + 3]
   ARGV[first + 4] = nil
   ARGV[first + 3] = nil
   append(KEYS[5], KEYS[1], first)
