@@ -116,7 +116,8 @@ pub(super) fn as_census(reply: Value) -> Result<Census, BrokerError> {
     let [members, charter, rule, talk, untold] =
         <[Value; 5]>::try_from(as_array(reply)?).map_err(|_| garbled("a census is not five values"))?;
     let members = members.as_u64().ok_or_else(|| garbled("not a number of members"))?;
-    let charter = if charter.is_null() { None } else { Some(as_bytes(charter)?) };
+    // One that is empty is not kept.
+    let charter = if charter.is_null() { (members > 0).then(Bytes::new) } else { Some(as_bytes(charter)?) };
     Ok(Census { charter, members, rule: as_rule(rule)?, talk: as_position(&talk)?, untold: as_integer(&untold)? > 0 })
 }
 
