@@ -38,15 +38,11 @@ pub(super) fn as_position(value: &Value) -> Result<Position, BrokerError> {
 /// How long the front of an entry is, without the marks: the time, and how long they are. See `lua/entries.lua`.
 const FRONT: usize = 8 + 1;
 
-/// An entry, as histories keep it. Its payload stays where it is.
-fn as_entry(value: Value) -> Result<Entry, BrokerError> {
-    let bytes = as_bytes(value)?;
-    let read = || {
-        let front = FRONT + usize::from(*bytes.get(FRONT - 1)?);
-        let (position, previous, payload) = read_told(bytes.get(front..)?)?;
-        Some(Entry { position, previous, payload: bytes.slice(front + payload..) })
-    };
-    read().ok_or_else(|| garbled("not an entry"))
+/// An entry, as histories keep it.
+fn as_entry(bytes: &Bytes) -> Option<Entry> {
+    let front = FRONT + usize::from(*bytes.get(FRONT - 1)?);
+    let (position, previous, payload) = read_told(bytes.get(front..)?)?;
+    Some(Entry { position, previous, payload: bytes.slice(front + payload..) })
 }
 
 /// Position, previous position, and where the payload begins.
@@ -69,8 +65,12 @@ fn read_told(bytes: &[u8]) -> Option<(Position, Position, usize)> {
     Some((position, previous, at))
 }
 
+/// Many entries, packed into one text. Their payloads stay where they are.
 pub(super) fn as_entries(value: Value) -> Result<Vec<Entry>, BrokerError> {
-    as_array(value)?.into_iter().map(as_entry).collect()
+    let bytes = as_bytes(value)?;
+    let entries: Vec<&serde_bytes::Bytes> = rmp_serde::from_slice(&bytes).map_err(|_| garbled("not entries"))?;
+    let entries: Option<_> = entries.into_iter().map(|entry| as_entry(&bytes.slice_ref(entry))).collect();
+    entries.ok_or_else(|| garbled("not an entry"))
 }
 
 /// One look at a history, see `lua/read.lua`.
@@ -152,4 +152,32 @@ pub(super) fn as_step(reply: Value) -> Result<Step<Option<NodeId>>, BrokerError>
 /// would overflow its clock).
 pub(super) fn millis(time: Duration) -> String {
     time.as_millis().clamp(1, 100 * 365 * 24 * 60 * 60 * 1_000).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn page(entry: &[u8]) -> Result<Vec<Entry>, BrokerError> {
+        let packed = rmp_serde::to_vec(&[serde_bytes::Bytes::new(entry)]).expect("it can be packed");
+        as_entries(Bytes::from(packed).into())
+    }
+
+    #[test]
+    fn entries_are_taken_apart() {
+        let entry = b"\0\0\x01\x9a\0\0\0\0\x04mark2-18446744073709551615 1-7 a b";
+        let [Entry { position, previous, payload }] = &page(entry).unwrap()[..] else { panic!("one was packed") };
+        assert_eq!(*position, Position { offset: 2, nonce: u64::MAX });
+        assert_eq!((*previous, &payload[..]), (Position { offset: 1, nonce: 7 }, b"a b".as_slice()));
+        for forged in ["1-2 1-1", "1-2", "-2 1-1 ", "1- 1-1 ", "1-18446744073709551616 1-1 ", "1-2 x-1 ", "1-2  1-1 "]
+        {
+            let forged = [&entry[..13], forged.as_bytes()].concat();
+            assert!(page(&forged).is_err(), "{forged:?}");
+        }
+        for end in 0..36 {
+            assert!(page(&entry[..end]).is_err(), "{end}");
+        }
+        assert_eq!(as_entries(Bytes::from_static(&[0x90]).into()).unwrap(), []);
+        assert!(as_entries("x".into()).is_err());
+    }
 }

@@ -1,16 +1,15 @@
 -- The newest entries of a history, or those before an entry. KEYS: history. ARGV: how many, that entry (or nothing).
--- Replies: the entries, oldest first. (A reply never begins with text from outside, since fred takes arrays that begin with
--- "message" for published ones: entries begin with the time.)
+-- Replies: the entries, oldest first, packed.
 local to = -1
 if ARGV[2] then
   local oldest = redis.call('LINDEX', KEYS[1], 0)
   to = oldest and math.min(offset(ARGV[2]) - offset(place(oldest)), redis.call('LLEN', KEYS[1])) - 1 or -1
   if to < 0 then
-    return {}
+    return cmsgpack.pack({})
   end
 end
 local from = to - ARGV[1] + 1
 if to >= 0 then
   from = math.max(from, 0)
 end
-return redis.call('LRANGE', KEYS[1], from, to)
+return cmsgpack.pack(redis.call('LRANGE', KEYS[1], from, to))
