@@ -208,7 +208,7 @@ async fn a_broker_that_lost_its_data_is_told_what_is_revoked() {
     must_revoke(cluster.node(0), ADMIN_KEY, json!({"ticket": mine.sibling_ticket})).await;
     assert_sibling_barred(&[cluster.node(0), cluster.node(1)], &mine).await;
     let entries = |cluster: &Cluster| {
-        let count = cluster.redis.as_ref().expect("over Redis").cli(&["XLEN", "sib:{cluster}:log"]);
+        let count = cluster.redis.as_ref().expect("over Redis").cli(&["LLEN", "sib:{cluster}:log"]);
         count.parse::<u64>().unwrap_or_default()
     };
     assert_eq!(entries(&cluster), 1);

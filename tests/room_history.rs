@@ -253,7 +253,7 @@ async fn one_write_for_each_batch_however_many_receive() {
             let calls = line.and_then(|line| line.split("calls=").nth(1)?.split(',').next()?.parse().ok());
             calls.unwrap_or(0)
         };
-        count("xadd")
+        count("rpush")
     };
     let mut costs = Vec::new();
     let mut listeners = Vec::new();

@@ -206,7 +206,7 @@ fn writes(cluster: &Cluster) -> u64 {
     let redis = cluster.redis.as_ref().expect("a Redis of its own");
     let stats = redis.cli(&["INFO", "commandstats"]);
     let names =
-        ["zadd", "zrem", "hset", "hdel", "set", "del", "xadd", "xtrim", "spublish", "publish", "pexpire", "persist"];
+        ["zadd", "zrem", "hset", "hdel", "set", "del", "rpush", "ltrim", "spublish", "publish", "pexpire", "persist"];
     let calls = |line: &str| {
         let (name, rest) = line.strip_prefix("cmdstat_")?.split_once(':')?;
         let calls = rest.strip_prefix("calls=")?.split(',').next()?;

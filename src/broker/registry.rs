@@ -101,7 +101,7 @@ pub const CROWD: u64 = 256;
 pub const MOST_CHANGES: usize = 256;
 
 /// What is told in a room's talk of a member that comes or goes. How many members there are then is known only in that
-/// step: it stands between the two parts, as MessagePack writes a number.
+/// step: it stands between the two parts, as JSON writes a number.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Counted {
     /// Random, and this one's own.

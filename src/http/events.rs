@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     node::{FeedItem, Node, Term, now_text},
-    protocol::{Event, EventKind, Failure, Fault, PairId, write_cursor},
+    protocol::{Event, EventKind, Failure, Fault, PairId, Said, write_cursor},
 };
 
 /// How often a quiet stream says that it is still there.
@@ -59,7 +59,7 @@ pub(super) async fn stream(
         "pair": pair, "node": node.id, "cursor": write_cursor(pair, &place, &node.settings.ticket_keys), "grants": grants, "state": state,
         "protocol": 1,
     });
-    let ready = Event { kind: EventKind::Ready, at: now_text(), data, cause: None, unsaid: None };
+    let ready = Event::new(EventKind::Ready, &Said { at: now_text(), data, cause: None }, None);
     let first: FeedItem = (Arc::new(ready), place);
     // The token has a drain wait for the stream, and the stream ends in the drain's time. Its seat is its address'.
     let token = (node.sockets.token(), permit);
@@ -95,6 +95,7 @@ pub(super) async fn stream(
 /// No `event:` field, so that a plain `onmessage` sees all.
 fn sse(node: &Node, pair: PairId, (event, place): &FeedItem) -> SseEvent {
     let cursor = write_cursor(pair, place, &node.settings.ticket_keys);
-    let event = event.told(cursor.clone());
-    SseEvent::default().id(cursor).data(serde_json::to_string(&event).unwrap_or_default())
+    let mut told = Vec::new();
+    event.write(&cursor, &mut told);
+    SseEvent::default().id(cursor).data(String::from_utf8(told).unwrap_or_default())
 }

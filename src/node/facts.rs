@@ -20,8 +20,10 @@ pub struct Facts {
     /// What it speaks there; before its first client socket, what it is expected to.
     pub format: Format,
     /// What its client said that it can speak, in order; empty when it said nothing.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub offers: Vec<Format>,
     /// Its application's own data.
+    #[serde(default, skip_serializing_if = "Map::is_empty")]
     pub meta: Map<String, Value>,
     /// Seconds that it waits for a client socket.
     pub linger_seconds: u64,
@@ -29,7 +31,7 @@ pub struct Facts {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub chosen: Option<Box<Chosen>>,
     /// What its siblings are told of its room.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub watching: Watching,
     /// Where its pipe stood in what its room keeps.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -38,10 +40,10 @@ pub struct Facts {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub parked: Option<NodeId>,
     /// The room where it was first, and where it came to that one's talk: there its story begins.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub first: Option<(RoomName, Position)>,
     /// Where it came to its present room's talk.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub since: Option<Position>,
     /// Up to where its events have been dealt with, as its siblings said.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -49,6 +51,12 @@ pub struct Facts {
     /// On whose behalf it was made, and how far that goes.
     #[serde(default = "Authority::of_nobody", skip_serializing_if = "Authority::is_of_nobody")]
     pub authority: Arc<Authority>,
+}
+
+// What goes without saying is not kept: of most pairs that is most of it.
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 impl Facts {

@@ -26,7 +26,7 @@ use super::{
 };
 use crate::{
     hub::Ear,
-    protocol::{Event, EventKind, PairId, Place, Position, RoomName, Topic, Watching},
+    protocol::{Event, EventKind, PairId, Place, Position, RoomName, Said, Topic, Watching},
 };
 
 /// What is not told moves a cursor only when there is so much of it that it may soon be trimmed: so listeners who hear the
@@ -381,13 +381,13 @@ impl Feed {
     }
 
     fn aside(&self, kind: EventKind, data: Value) -> FeedItem {
-        (Arc::new(Event { kind, at: now_text(), data, cause: None, unsaid: None }), self.place.clone())
+        (Arc::new(Event::new(kind, &Said { at: now_text(), data, cause: None }, None)), self.place.clone())
     }
 
     /// Something is to be told next. A history that begins anew says so itself, and the listener sees it as well: of such
     /// gaps in a row, whose size nobody knows, one is told.
     fn tell(&mut self, event: Arc<Event>) {
-        let parted = event.kind == EventKind::Gap && event.data["lost"].is_null();
+        let parted = event.kind == EventKind::Gap && event.data()["lost"].is_null();
         if !(std::mem::replace(&mut self.parted, parted) && parted) {
             self.due.push_back((event, self.place.clone()));
         }

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use futures_util::{FutureExt as _, future::BoxFuture};
+use futures_util::{FutureExt, future::BoxFuture};
 use serde_json::Value;
 
 use super::{
@@ -240,6 +240,14 @@ impl Follower {
         self.due.extend(turn.entries.into_iter().map(|entry| Followed::Piece(Arc::new(piece(entry)))));
         if turn.again {
             self.read();
+            self.send_for_page();
+        }
+    }
+
+    /// Sends for the page now, so that it comes while the one before it is told.
+    fn send_for_page(&mut self) {
+        if let Some(page) = self.reading.as_mut().and_then(FutureExt::now_or_never) {
+            self.reading = Some(Box::pin(std::future::ready(page)));
         }
     }
 }

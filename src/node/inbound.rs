@@ -138,7 +138,7 @@ impl Node {
         if let (Topic::Pair(pair), Some(event)) = (topic, piece.event()) {
             match event.kind {
                 EventKind::ClientOpened => {
-                    let node = event.data["node"].as_str().and_then(|node| node.parse::<NodeId>().ok());
+                    let node = event.data()["node"].as_str().and_then(|node| node.parse::<NodeId>().ok());
                     self.hub.set_home(*pair, node);
                 }
                 EventKind::ClientClosed | EventKind::PairEnded => self.hub.set_home(*pair, None),

@@ -9,11 +9,11 @@ use tokio::time::{Duration, timeout};
 use super::{Node, now_text, story::RETRY};
 use crate::{
     broker::{Census, Changes, Counted, Member},
-    protocol::{Event, EventKind, PairId, Position, RoomName, Topic, Unsaid},
+    protocol::{Event, EventKind, PairId, Position, RoomName, Said, Topic, Unsaid},
 };
 
-/// Numbers that stand in the place of something while what is around it is encoded. No text can contain what MessagePack
-/// makes of them, since it is no UTF-8.
+/// Numbers that stand in the place of something while what is around it is written. Nothing else in there has as many
+/// digits.
 const COUNT: u64 = u64::MAX;
 const LIST: u64 = u64::MAX - 1;
 
@@ -24,8 +24,8 @@ const TRIES: u32 = 20;
 
 /// What stands before and behind a number in an encoded event.
 fn around(whole: &Bytes, number: u64) -> Option<(Bytes, Bytes)> {
-    let gap = rmp_serde::to_vec(&number).ok()?;
-    let at = whole.windows(gap.len()).position(|bytes| bytes == gap)?;
+    let gap = number.to_string();
+    let at = whole.windows(gap.len()).position(|bytes| bytes == gap.as_bytes())?;
     Some((whole.slice(..at), whole.slice(at + gap.len()..)))
 }
 
@@ -34,7 +34,7 @@ pub(super) fn counted(kind: EventKind, member: &Member) -> Option<Counted> {
     let pair: PairId = member.id.parse().ok()?;
     let unsaid = Some(Box::new(Unsaid { of: Some(pair), ..Unsaid::default() }));
     let data = json!({"pair": pair, "members": COUNT});
-    let whole = Event { kind, at: now_text(), data, cause: None, unsaid }.encode().ok()?;
+    let whole = Event::new(kind, &Said { at: now_text(), data, cause: None }, unsaid).encode().ok()?;
     let (before, after) = around(&whole.into(), COUNT)?;
     Some(Counted { nonce: rand::random(), before, after })
 }
@@ -43,7 +43,7 @@ pub(super) fn counted(kind: EventKind, member: &Member) -> Option<Counted> {
 fn changes() -> Option<Changes> {
     let parts = |kind| {
         let data = json!({"members": COUNT, "pairs": LIST});
-        let whole = Event { kind, at: now_text(), data, cause: None, unsaid: None }.encode().ok()?;
+        let whole = Event::new(kind, &Said { at: now_text(), data, cause: None }, None).encode().ok()?;
         let (before, rest) = around(&whole.into(), COUNT)?;
         let (between, behind) = around(&rest, LIST)?;
         Some([before, between, behind])
@@ -91,9 +91,9 @@ mod tests {
         let member = Member { id: pair.to_string(), node: NodeId::fresh(), value: Bytes::new() };
         let Counted { before, after, .. } = counted(EventKind::PeerLeft, &member).unwrap();
         for members in [0u64, 1, 127, 128, 10_000, 100_000] {
-            let count = rmp_serde::to_vec(&members).unwrap();
-            let event = Event::decode(&[&before[..], &count, &after].concat()).unwrap();
-            assert_eq!((event.kind, event.data), (EventKind::PeerLeft, json!({"pair": pair, "members": members})));
+            let count = members.to_string();
+            let event = Event::decode(&[&before[..], count.as_bytes(), &after].concat().into()).unwrap();
+            assert_eq!((event.kind, event.data()), (EventKind::PeerLeft, json!({"pair": pair, "members": members})));
             assert_eq!(event.unsaid.and_then(|unsaid| unsaid.of), Some(pair));
         }
     }
@@ -104,10 +104,11 @@ mod tests {
         for (parts, kind) in [(joined, EventKind::PeerJoined), (left, EventKind::PeerLeft)] {
             for many in [1, 15, 16, 300] {
                 let pairs: Vec<_> = (0..many).map(|_| PairId::fresh().to_string()).collect();
-                let (count, list) = (rmp_serde::to_vec(&many).unwrap(), rmp_serde::to_vec(&pairs).unwrap());
+                let (count, list) = (many.to_string(), serde_json::to_vec(&pairs).unwrap());
                 let [before, between, behind] = &parts;
-                let event = Event::decode(&[before, &count[..], between, &list, behind].concat()).unwrap();
-                assert_eq!((event.kind, event.data), (kind, json!({"pairs": pairs, "members": many})));
+                let event =
+                    Event::decode(&[before, count.as_bytes(), between, &list, behind].concat().into()).unwrap();
+                assert_eq!((event.kind, event.data()), (kind, json!({"pairs": pairs, "members": many})));
             }
         }
     }

@@ -1,5 +1,6 @@
 //! Events: what a sibling hears of its client socket.
 
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -93,22 +94,28 @@ pub struct Cause {
     pub sibling: Option<String>,
 }
 
-/// One event as it is kept and as it is told; what is told adds the cursor of its place.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+/// One event. What it says is written once, when it is raised; it is kept and told as it was written, and read only by
+/// those who are about to look into it.
+#[derive(Debug, Clone, PartialEq)]
 pub struct Event {
     /// What it tells.
-    #[serde(rename = "type")]
     pub kind: EventKind,
-    /// When it happened: RFC 3339 with milliseconds, by the clock of the node that raised it.
+    /// What of it is for the nodes, and not told.
+    pub unsaid: Option<Box<Unsaid>>,
+    /// The members [`Said`] has, as JSON writes them between braces.
+    said: Bytes,
+}
+
+/// What an event says.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Said {
+    /// When it happened: RFC 3339 with milliseconds, by the clock of the node that raised it. It comes first.
     pub at: String,
     /// Its particulars.
     pub data: Value,
     /// The command that it is the effect of.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cause: Option<Cause>,
-    /// What of it is for the nodes, and not told.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub unsaid: Option<Box<Unsaid>>,
 }
 
 /// What of an event is for the nodes that tell it.
@@ -145,15 +152,65 @@ impl Stand {
     }
 }
 
+/// What stands before the time in what is said.
+const BEFORE_AT: &[u8] = b"\"at\":\"";
+
 impl Event {
+    /// An event that is raised.
+    #[must_use]
+    pub fn new(kind: EventKind, said: &Said, unsaid: Option<Box<Unsaid>>) -> Self {
+        // Texts, numbers, lists and maps by text: all of them can be written.
+        let object = serde_json::to_vec(said).unwrap_or_default();
+        let said = object.get(1..object.len().saturating_sub(1)).unwrap_or_default();
+        Self { kind, unsaid, said: Bytes::copy_from_slice(said) }
+    }
+
     /// The bytes that are kept.
     ///
     /// # Errors
     /// When it can't be encoded.
     pub fn encode(&self) -> Result<Box<[u8]>, Failure> {
+        let mut bytes = Vec::with_capacity(self.said.len() + 160);
+        rmp_serde::encode::write_named(&mut bytes, &(self.kind, &self.unsaid))
+            .map_err(|e| Failure::new(super::Fault::Internal, e.to_string()))?;
+        bytes.extend_from_slice(&self.said);
         // It may be kept for long, without the room that was there for more.
-        let bytes = rmp_serde::to_vec_named(self).map(Vec::into_boxed_slice);
-        bytes.map_err(|e| Failure::new(super::Fault::Internal, e.to_string()))
+        Ok(bytes.into_boxed_slice())
+    }
+
+    /// Reads what is kept. What it says stays where it is.
+    ///
+    /// # Errors
+    /// When it was not written by [`Event::encode`].
+    pub fn decode(bytes: &Bytes) -> Result<Self, Failure> {
+        let failed = |why: String| Failure::new(super::Fault::Internal, why);
+        let mut rest = &bytes[..];
+        let head = <(EventKind, Option<Box<Unsaid>>)>::deserialize(&mut rmp_serde::Deserializer::new(&mut rest));
+        let (kind, unsaid) = head.map_err(|e| failed(e.to_string()))?;
+        if !rest.starts_with(BEFORE_AT) || std::str::from_utf8(rest).is_err() {
+            return Err(failed("an event says nothing".into()));
+        }
+        Ok(Self { kind, unsaid, said: bytes.slice(bytes.len() - rest.len()..) })
+    }
+
+    /// When it happened.
+    #[must_use]
+    pub fn at(&self) -> &str {
+        let rest = self.said.get(BEFORE_AT.len()..).unwrap_or_default();
+        let time = rest.split(|byte| *byte == b'"').next().unwrap_or_default();
+        std::str::from_utf8(time).unwrap_or_default()
+    }
+
+    /// What it says; `None` when that can't be read.
+    #[must_use]
+    pub fn said(&self) -> Option<Said> {
+        serde_json::from_slice(&[b"{", &self.said[..], b"}"].concat()).ok()
+    }
+
+    /// Its particulars; null when they can't be read.
+    #[must_use]
+    pub fn data(&self) -> Value {
+        self.said().map(|said| said.data).unwrap_or_default()
     }
 
     /// Whether it is of this pair, in a room's talk.
@@ -162,38 +219,32 @@ impl Event {
         self.unsaid.as_ref().is_some_and(|unsaid| unsaid.of == Some(pair))
     }
 
-    /// Reads what is kept.
-    ///
-    /// # Errors
-    /// When it was not written by [`Event::encode`].
-    pub fn decode(bytes: &[u8]) -> Result<Self, Failure> {
-        rmp_serde::from_slice(bytes).map_err(|e| Failure::new(super::Fault::Internal, e.to_string()))
+    /// Writes it as a listener receives it, with the cursor of its place in the pair's story, behind `bytes`.
+    pub fn write(&self, cursor: &str, bytes: &mut Vec<u8>) {
+        let kind = self.kind.as_str().as_bytes();
+        for part in [b"{\"type\":\"", kind, b"\",\"cursor\":\"", cursor.as_bytes(), b"\",", &self.said, b"}"] {
+            bytes.extend_from_slice(part);
+        }
+    }
+
+    /// The same, for who writes it in another way.
+    #[must_use]
+    pub fn told<'a>(&self, cursor: &'a str) -> Option<Told<'a>> {
+        Some(Told { kind: self.kind, cursor, said: self.said()? })
     }
 }
 
-/// An event as a sibling receives it, in the order of fields that it is written.
+/// An event as a listener receives it, in the order of fields that it is written.
 #[derive(Debug, Clone, Serialize)]
 pub struct Told<'a> {
     /// What it tells.
     #[serde(rename = "type")]
     pub kind: EventKind,
-    /// The name of its place in the pair's history.
-    pub cursor: String,
-    /// When it happened.
-    pub at: &'a str,
-    /// Its particulars.
-    pub data: &'a Value,
-    /// The command that it is the effect of.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub cause: Option<&'a Cause>,
-}
-
-impl Event {
-    /// The event with the cursor of its place.
-    #[must_use]
-    pub fn told(&self, cursor: String) -> Told<'_> {
-        Told { kind: self.kind, cursor, at: &self.at, data: &self.data, cause: self.cause.as_ref() }
-    }
+    /// The name of its place in the pair's story.
+    pub cursor: &'a str,
+    /// What it says.
+    #[serde(flatten)]
+    pub said: Said,
 }
 
 #[cfg(test)]
@@ -205,15 +256,33 @@ mod tests {
     #[test]
     fn what_is_kept_is_what_was_raised() {
         for kind in EventKind::ALL {
-            let event = Event {
-                kind: *kind,
+            let said = Said {
                 at: "2026-01-01T00:00:00.000Z".into(),
-                data: json!({"n": u64::MAX, "x": [null, -1, 0.5, "é"]}),
+                data: json!({"n": u64::MAX, "x": [null, -1, 0.1, "é\"", 1.7976931348623157e308]}),
                 cause: Some(Cause { key: None, id: Some(json!(7)), sibling: Some("s".into()) }),
-                unsaid: Stand::unsaid("a".parse().unwrap(), Position { offset: 3, nonce: u64::MAX }, None),
             };
-            assert_eq!(Event::decode(&event.encode().unwrap()).unwrap(), event);
+            let unsaid = Stand::unsaid("a".parse().unwrap(), Position { offset: 3, nonce: u64::MAX }, None);
+            let event = Event::new(*kind, &said, unsaid);
+            assert_eq!(Event::decode(&event.encode().unwrap().into()).unwrap(), event);
+            assert_eq!((event.at(), event.data()), (&*said.at, said.data.clone()));
+            let mut written = Vec::new();
+            event.write("here", &mut written);
+            let told = event.told("here").unwrap();
+            assert_eq!(told.said, said);
+            assert_eq!(String::from_utf8(written).unwrap(), serde_json::to_string(&told).unwrap());
             assert_eq!(json!(kind), json!(kind.as_str()));
         }
+    }
+
+    #[test]
+    fn what_is_no_event_is_not_read() {
+        let kept = Event::new(EventKind::Mark, &Said { at: "t".into(), data: Value::Null, cause: None }, None);
+        let kept = kept.encode().unwrap();
+        assert!(Event::decode(&Bytes::copy_from_slice(&kept)).is_ok());
+        for end in 0..kept.len() - 14 {
+            assert!(Event::decode(&Bytes::copy_from_slice(&kept[..end])).is_err(), "{end}");
+        }
+        let newer = [b"\x92\xa3new\xc0", &kept[7..]].concat();
+        assert!(Event::decode(&newer.into()).is_err());
     }
 }

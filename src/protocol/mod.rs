@@ -25,7 +25,7 @@ pub use close::{CloseCode, Closing, LONGEST_REASON};
 pub use command::{Command, METHODS, Method, Payload};
 pub use cursor::{BadCursor, Cursor, Place, read_cursor, write_cursor};
 pub use envelope::{Crossed, Envelope, Mail, Notice, Reply};
-pub use event::{Cause, Event, EventKind, Stand, Told, Unsaid};
+pub use event::{Cause, Event, EventKind, Said, Stand, Told, Unsaid};
 pub use fault::{Failure, Fault};
 pub use grant::Grants;
 pub use id::{BadName, Fence, NodeId, PairId, Position, RoomName, SiblingId, SignalId};
@@ -37,7 +37,7 @@ pub use params::{
 };
 pub use revocation::{CLOCKS_DIFFER, Revocation};
 pub use room::{Chosen, Format, FrameKind, QUEUE_BYTES, Rate, Settings, Slow, Violations, Watching};
-pub use rpc::{Answer, BadRequest, Codec, MOST_IN_BATCH, Message, Notification, Request};
+pub use rpc::{Answer, BadRequest, Codec, MOST_IN_BATCH, Message, Request};
 pub use run::{BadRun, Run, RunBuilder};
 pub use spec::{History, OneOrMany, Order, Publish, RoomSpec};
 pub use strict::from_json as strict_json;

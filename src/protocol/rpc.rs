@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::{Failure, Fault, FrameKind, strict};
+use super::{Event, Failure, Fault, FrameKind, strict};
 
 /// The most requests in a batch.
 pub const MOST_IN_BATCH: usize = 64;
@@ -69,6 +69,26 @@ impl Codec {
         }
         .map_err(|why| Failure::new(Fault::Internal, why))?;
         Ok(bytes)
+    }
+
+    /// Writes the notification of an event, with the cursor of its place.
+    ///
+    /// # Errors
+    /// [`Fault::Internal`] when it can't be encoded.
+    pub fn encode_event(self, event: &Event, cursor: &str) -> Result<Vec<u8>, Failure> {
+        match self {
+            Self::Json => {
+                let mut bytes = Vec::with_capacity(USUAL);
+                bytes.extend_from_slice(br#"{"jsonrpc":"2.0","method":"event","params":"#);
+                event.write(cursor, &mut bytes);
+                bytes.push(b'}');
+                Ok(bytes)
+            }
+            Self::Msgpack => {
+                let told = event.told(cursor).ok_or_else(|| Failure::new(Fault::Internal, "it says nothing"))?;
+                self.encode(&Notification { jsonrpc: "2.0", method: "event", params: told })
+            }
+        }
     }
 }
 
@@ -208,17 +228,10 @@ impl Answer {
 
 /// A notification that carries an event.
 #[derive(Debug, Clone, Serialize)]
-pub struct Notification<T> {
+struct Notification<T> {
     jsonrpc: &'static str,
     method: &'static str,
     params: T,
-}
-
-impl<T: Serialize> Notification<T> {
-    /// The notification of an event.
-    pub fn event(params: T) -> Self {
-        Self { jsonrpc: "2.0", method: "event", params }
-    }
 }
 
 #[cfg(test)]

@@ -28,7 +28,7 @@ use crate::{
     hub::Outbox,
     node::{Feed, FeedItem, Node, Pass, Term, now_text},
     protocol::{
-        Answer, CloseCode, Closing, Codec, Event, EventKind, Message, Notification, PairId, Rate, Run, SiblingId,
+        Answer, CloseCode, Closing, Codec, Event, EventKind, Failure, Message, PairId, Rate, Run, Said, SiblingId,
         Slow, write_cursor,
     },
 };
@@ -150,7 +150,7 @@ impl Sibling {
             "pair": self.pair, "sibling": self.id, "node": self.node.id, "cursor": write_cursor(self.pair, &place, &self.node.settings.ticket_keys),
             "grants": caller.grants, "state": state, "protocol": 1,
         });
-        let ready = Event { kind: EventKind::Ready, at: now_text(), data, cause: None, unsaid: None };
+        let ready = Event::new(EventKind::Ready, &Said { at: now_text(), data, cause: None }, None);
         self.tell((Arc::new(ready), place));
     }
 
@@ -305,20 +305,23 @@ impl Sibling {
 
     fn tell(&mut self, (event, place): FeedItem) {
         match event.kind {
-            EventKind::ClientOpened => self.client_here = event.data["node"] == json!(self.node.id),
+            EventKind::ClientOpened => self.client_here = event.data()["node"] == json!(self.node.id),
             EventKind::ClientClosed => {
                 self.client_here = false;
                 self.leave_at = self.leave_at.map(|at| at.min(Instant::now() + LAST_LOOK));
             }
             _ => {}
         }
-        let notification =
-            Notification::event(event.told(write_cursor(self.pair, &place, &self.node.settings.ticket_keys)));
-        self.say(&notification);
+        let cursor = write_cursor(self.pair, &place, &self.node.settings.ticket_keys);
+        self.put(self.codec.encode_event(&event, &cursor));
     }
 
     fn say(&mut self, message: &impl serde::Serialize) {
-        match self.codec.encode(message) {
+        self.put(self.codec.encode(message));
+    }
+
+    fn put(&mut self, message: Result<Vec<u8>, Failure>) {
+        match message {
             // No postman comes here.
             Ok(bytes) => _ = self.outbox.push(&Run::of(self.codec.frame(), &bytes)),
             Err(failure) => tracing::error!(pair = %self.pair, %failure, "a message could not be encoded"),

@@ -27,14 +27,14 @@ impl Port {
             store.untold.entry(room.clone()).or_default().push_back(change);
             return;
         }
-        let count = rmp_serde::to_vec(&members).unwrap_or_default();
-        let draft = Draft { nonce: *nonce, payload: [before, &count[..], after].concat().into() };
+        let count = members.to_string();
+        let draft = Draft { nonce: *nonce, payload: [before, count.as_bytes(), after].concat().into() };
         self.add(store, &Topic::Talk(room.clone()), &[draft], keep);
     }
 
     /// Tells of those who wait together, and returns how many still do.
     pub(super) fn tell_of_crowd(&self, store: &mut Store, room: &RoomName, told: &Changes, keep: &Keep) -> u64 {
-        let count = rmp_serde::to_vec(&store.count_members(room)).unwrap_or_default();
+        let count = store.count_members(room).to_string();
         let Some(changes) = store.untold.get_mut(room) else { return 0 };
         let joined = changes.front().is_some_and(|(joined, _)| *joined);
         let run = changes.iter().take(MOST_CHANGES).take_while(|(is, _)| *is == joined).count();
@@ -43,9 +43,9 @@ impl Port {
         if left == 0 {
             store.untold.remove(room);
         }
-        let who = rmp_serde::to_vec(&who).unwrap_or_default();
+        let who = serde_json::to_vec(&who).unwrap_or_default();
         let [before, between, behind] = if joined { &told.joined } else { &told.left };
-        let payload = [before, &count[..], between, &who, behind].concat().into();
+        let payload = [before, count.as_bytes(), between, &who, behind].concat().into();
         self.add(store, &Topic::Talk(room.clone()), &[Draft { nonce: told.nonce, payload }], keep);
         left
     }

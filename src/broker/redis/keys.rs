@@ -24,7 +24,7 @@ pub(super) struct GroupKeys {
     pub(super) charter: String,
     /// HASH: version and value. For all but rooms it never exists.
     pub(super) rule: String,
-    /// STREAM: what is told of it. For all but rooms it never exists.
+    /// LIST: what is told of it. For all but rooms it never exists.
     pub(super) talk: String,
     /// LIST: who has come to a crowd (+) or left it (-), and is not told of yet. For all but rooms it never exists.
     pub(super) untold: String,
@@ -46,7 +46,7 @@ impl Keys {
         format!("{}{{{pair}}}:command:{key}", self.prefix)
     }
 
-    /// STREAM: a topic's history.
+    /// LIST: a topic's history.
     pub(super) fn log(&self, topic: &Topic) -> String {
         self.under(topic, if matches!(topic, Topic::Talk(_)) { "talk" } else { "log" })
     }

@@ -51,11 +51,12 @@ pub use self::connect::check_url;
 use self::{
     board::Board,
     commands::Commands,
+    connect::Setup,
     holds::Doubts,
     keys::Keys,
     live::Shared,
     lookout::Lookout,
-    reply::{as_appended, as_array, as_bytes, as_integer, as_parsed, as_position, millis},
+    reply::{as_appended, as_entries, as_page, as_parsed, as_position, millis},
     script::unavailable,
     standing::Standing,
 };
@@ -77,6 +78,8 @@ struct Redis {
     shared: Shared,
     doubts: Doubts,
     stop: CancellationToken,
+    /// One script may have keys of several topics: not in Redis Cluster, where each has its own slot.
+    together: bool,
 }
 
 /// Connects a node. All keys and channels begin with `prefix`, which must not contain braces.
@@ -93,6 +96,7 @@ pub async fn connect(
     let refused = || unavailable(Error::new(ErrorKind::Config, "the prefix must not contain braces"));
     let keys = Keys::new(prefix).ok_or_else(refused)?;
     let target = connect::read_url(url).map_err(unavailable)?;
+    let together = !matches!(target.setup, Setup::Cluster(_));
     let (sender, deliveries) = mpsc::channel(DELIVERIES);
     let shared = Shared {
         keys: keys.clone(),
@@ -101,9 +105,15 @@ pub async fn connect(
         deliveries: sender.downgrade(),
     };
     Lookout::start(target, &shared, sender, tasks, stop).await.map_err(unavailable)?;
+    for lane in shared.board.lanes() {
+        // Who can't be told now is told with the first call.
+        if let Err(error) = script::load(&lane.commands).await {
+            tracing::debug!(%node, error = &error as &dyn std::error::Error, "the scripts were not loaded");
+        }
+    }
     tracing::info!(%node, "connected to redis");
     let commands = Commands::new(shared.clone());
-    let redis = Arc::new(Redis { commands, keys, shared, doubts: Doubts::default(), stop: stop.clone() });
+    let redis = Arc::new(Redis { commands, keys, shared, doubts: Doubts::default(), stop: stop.clone(), together });
     Ok(Link { broker: redis.clone(), registry: redis, deliveries })
 }
 
@@ -141,18 +151,6 @@ fn push_drafts(args: &mut Vec<Value>, drafts: &[Draft]) {
         let mark = Bytes::copy_from_slice(&nonce.to_be_bytes()[6..]);
         args.extend([nonce.to_string().into(), mark.into(), payload.clone().into()]);
     }
-}
-
-fn as_entries(mut reply: impl Iterator<Item = Value>) -> Result<Vec<Entry>, BrokerError> {
-    let mut entries = Vec::with_capacity(reply.size_hint().0 / 3);
-    while let (Some(position), Some(previous), Some(payload)) = (reply.next(), reply.next(), reply.next()) {
-        entries.push(Entry {
-            position: as_position(&position)?,
-            previous: as_position(&previous)?,
-            payload: as_bytes(payload)?,
-        });
-    }
-    Ok(entries)
 }
 
 #[async_trait]
@@ -224,28 +222,17 @@ impl Broker for Redis {
     }
 
     async fn latest(&self, topic: &Topic, before: Option<Position>, limit: usize) -> Result<Vec<Entry>, BrokerError> {
-        let from = before.map_or_else(|| "+".to_owned(), |before| format!("({before}"));
-        let args = vec![from.into(), limit.to_string().into()];
+        let mut args: Vec<Value> = vec![limit.to_string().into()];
+        args.extend(before.map(|before| before.to_string().into()));
         let reply = script::LATEST.call(&self.commands, vec![self.keys.log(topic)], args).await?;
-        as_entries(as_array(reply)?.into_iter().skip(1))
+        let mut entries = as_entries(reply)?;
+        entries.reverse();
+        Ok(entries)
     }
 
     async fn read(&self, topic: &Topic, after: Position, limit: usize) -> Result<Page, BrokerError> {
-        let above = match after.offset.checked_add(1) {
-            Some(offset) => Position { offset, nonce: 0 },
-            // Nothing is above it; asking for nothing says so.
-            None => after,
-        };
-        let limit = if above == after { 0 } else { limit };
-        let args = vec![after.to_string().into(), above.to_string().into(), limit.to_string().into()];
-        let reply = script::READ.call(&self.commands, vec![self.keys.log(topic)], args).await?;
-        let mut reply = as_array(reply)?.into_iter();
-        let mut next = || reply.next().ok_or_else(|| BrokerError::Garbled("a page is too short".into()));
-        let known = as_integer(&next()?)? == 1;
-        let head = as_position(&next()?)?;
-        let oldest = (as_position(&next()?)?, as_position(&next()?)?);
-        let entries = as_entries(reply)?;
-        Ok(Page { entries, known, oldest: (head != Position::START).then_some(oldest), head })
+        let args = vec![after.to_string().into(), limit.to_string().into()];
+        as_page(script::READ.call(&self.commands, vec![self.keys.log(topic)], args).await?)
     }
 
     async fn trim(&self, topic: &Topic, before: Position) -> Result<(), BrokerError> {
@@ -254,8 +241,8 @@ impl Broker for Redis {
     }
 
     async fn heads(&self, topics: &[Topic]) -> Result<Vec<Position>, BrokerError> {
-        let keys = topics.iter().map(|topic| self.keys.log(topic));
-        let heads = script::HEAD.call_for_each(&self.commands, keys).await?;
+        let keys = topics.iter().map(|topic| self.keys.log(topic)).collect();
+        let heads = script::HEADS.call_for_each(&self.commands, keys, self.together).await?;
         if heads.len() != topics.len() {
             return Err(BrokerError::Garbled(format!("{} heads for {} topics", heads.len(), topics.len())));
         }

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use fred::types::Value;
 
 use crate::{
-    broker::{Appended, BrokerError, Census, Record, Rule, Step},
+    broker::{Appended, BrokerError, Census, Entry, Page, Record, Rule, Step},
     protocol::{Fence, NodeId, Position},
 };
 
@@ -33,6 +33,58 @@ pub(super) fn as_parsed<T: FromStr>(value: &Value) -> Result<T, BrokerError> {
 
 pub(super) fn as_position(value: &Value) -> Result<Position, BrokerError> {
     as_parsed(value)
+}
+
+/// How long the front of an entry is, without the marks: the time, and how long they are. See `lua/entries.lua`.
+const FRONT: usize = 8 + 1;
+
+/// An entry, as histories keep it.
+fn as_entry(bytes: &Bytes) -> Option<Entry> {
+    let front = FRONT + usize::from(*bytes.get(FRONT - 1)?);
+    let (position, previous, payload) = read_told(bytes.get(front..)?)?;
+    Some(Entry { position, previous, payload: bytes.slice(front + payload..) })
+}
+
+/// Position, previous position, and where the payload begins.
+fn read_told(bytes: &[u8]) -> Option<(Position, Position, usize)> {
+    let mut at = 0;
+    let mut number = |end: u8| {
+        let (mut number, begin) = (0u64, at);
+        loop {
+            let byte = *bytes.get(at)?;
+            at += 1;
+            match byte {
+                b'0'..=b'9' => number = number.checked_mul(10)?.checked_add(u64::from(byte - b'0'))?,
+                _ if byte == end && at > begin + 1 => return Some(number),
+                _ => return None,
+            }
+        }
+    };
+    let position = Position { offset: number(b'-')?, nonce: number(b' ')? };
+    let previous = Position { offset: number(b'-')?, nonce: number(b' ')? };
+    Some((position, previous, at))
+}
+
+/// Many entries, packed into one text. Their payloads stay where they are.
+pub(super) fn as_entries(value: Value) -> Result<Vec<Entry>, BrokerError> {
+    let bytes = as_bytes(value)?;
+    let entries: Vec<&serde_bytes::Bytes> = rmp_serde::from_slice(&bytes).map_err(|_| garbled("not entries"))?;
+    let entries: Option<_> = entries.into_iter().map(|entry| as_entry(&bytes.slice_ref(entry))).collect();
+    entries.ok_or_else(|| garbled("not an entry"))
+}
+
+/// One look at a history, see `lua/read.lua`.
+pub(super) fn as_page(reply: Value) -> Result<Page, BrokerError> {
+    let [known, head, oldest, previous, entries] =
+        <[Value; 5]>::try_from(as_array(reply)?).map_err(|_| garbled("a page is not five values"))?;
+    let head = as_position(&head)?;
+    let oldest = (as_position(&oldest)?, as_position(&previous)?);
+    Ok(Page {
+        entries: as_entries(entries)?,
+        known: as_integer(&known)? == 1,
+        oldest: (head != Position::START).then_some(oldest),
+        head,
+    })
 }
 
 /// A record's epoch, nonce, holder, keeper, heard, ended, facts; `None` when there is none.
@@ -64,7 +116,8 @@ pub(super) fn as_census(reply: Value) -> Result<Census, BrokerError> {
     let [members, charter, rule, talk, untold] =
         <[Value; 5]>::try_from(as_array(reply)?).map_err(|_| garbled("a census is not five values"))?;
     let members = members.as_u64().ok_or_else(|| garbled("not a number of members"))?;
-    let charter = if charter.is_null() { None } else { Some(as_bytes(charter)?) };
+    // One that is empty is not kept.
+    let charter = if charter.is_null() { (members > 0).then(Bytes::new) } else { Some(as_bytes(charter)?) };
     Ok(Census { charter, members, rule: as_rule(rule)?, talk: as_position(&talk)?, untold: as_integer(&untold)? > 0 })
 }
 
@@ -99,4 +152,32 @@ pub(super) fn as_step(reply: Value) -> Result<Step<Option<NodeId>>, BrokerError>
 /// would overflow its clock).
 pub(super) fn millis(time: Duration) -> String {
     time.as_millis().clamp(1, 100 * 365 * 24 * 60 * 60 * 1_000).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn page(entry: &[u8]) -> Result<Vec<Entry>, BrokerError> {
+        let packed = rmp_serde::to_vec(&[serde_bytes::Bytes::new(entry)]).expect("it can be packed");
+        as_entries(Bytes::from(packed).into())
+    }
+
+    #[test]
+    fn entries_are_taken_apart() {
+        let entry = b"\0\0\x01\x9a\0\0\0\0\x04mark2-18446744073709551615 1-7 a b";
+        let [Entry { position, previous, payload }] = &page(entry).unwrap()[..] else { panic!("one was packed") };
+        assert_eq!(*position, Position { offset: 2, nonce: u64::MAX });
+        assert_eq!((*previous, &payload[..]), (Position { offset: 1, nonce: 7 }, b"a b".as_slice()));
+        for forged in ["1-2 1-1", "1-2", "-2 1-1 ", "1- 1-1 ", "1-18446744073709551616 1-1 ", "1-2 x-1 ", "1-2  1-1 "]
+        {
+            let forged = [&entry[..13], forged.as_bytes()].concat();
+            assert!(page(&forged).is_err(), "{forged:?}");
+        }
+        for end in 0..36 {
+            assert!(page(&entry[..end]).is_err(), "{end}");
+        }
+        assert_eq!(as_entries(Bytes::from_static(&[0x90]).into()).unwrap(), []);
+        assert!(as_entries("x".into()).is_err());
+    }
 }

@@ -1,22 +1,26 @@
 //! The Lua scripts: every step that must be atomic is one of them.
 //!
-//! A script is called by its digest. A Redis that doesn't know it (restarted, failed over, `SCRIPT FLUSH`) did
-//! nothing, so it is then safe to send the source.
+//! A script is called by its digest, which the primaries are told at the beginning. A Redis that doesn't know it
+//! (restarted, failed over, `SCRIPT FLUSH`) did nothing, so it is then safe to send the source.
 
 use std::sync::LazyLock;
 
 use fred::{
+    clients::Client,
     error::{Error, ErrorKind},
-    types::{Value, scripts},
+    interfaces::ClientLike as _,
+    types::{CustomCommand, Value, scripts},
 };
 
 use futures_util::future::try_join_all;
 
-use super::commands::Commands;
+use super::{commands::Commands, reply::as_array};
 use crate::broker::BrokerError;
 
 /// How many calls are under way at once.
 const PORTION: usize = 4_096;
+/// How many keys one call has at most: Redis does nothing else meanwhile, for half a millisecond.
+const TOGETHER: usize = 256;
 
 pub(super) struct Script {
     code: LazyLock<scripts::Script>,
@@ -30,30 +34,32 @@ macro_rules! scripts {
                 scripts::Script::from_lua(concat!($(include_str!(concat!("lua/", $file, ".lua"))),+))
             }),
         };)*
+
+        static ALL: &[&Script] = &[$(&$name),*];
     };
 }
 
 scripts! {
-    APPEND "history" "append";
-    CONTRIBUTE "contribute";
-    LATEST "latest";
-    READ "read";
-    HEAD "head";
+    APPEND "entries" "history" "append";
+    CONTRIBUTE "entries" "contribute";
+    LATEST "entries" "latest";
+    READ "entries" "read";
+    HEADS "entries" "heads";
     CREATE "create";
     CLAIM "claim";
-    RESTORE "history" "restore";
+    RESTORE "entries" "history" "restore";
     REVISE "revise";
-    RELEASE "history" "release";
-    END "history" "end";
+    RELEASE "entries" "history" "release";
+    END "entries" "history" "end";
     ADOPT "adopt";
     BEGIN "begin";
     SETTLE "settle";
-    TELL "history" "tell";
-    CUT "cut";
-    JOIN "history" "counted" "join";
-    LEAVE "history" "counted" "leave";
-    TELL_CHANGES "history" "counted" "tell_changes";
-    CENSUS "history" "counted" "census";
+    TELL "entries" "history" "tell";
+    CUT "entries" "cut";
+    JOIN "entries" "history" "counted" "join";
+    LEAVE "entries" "history" "counted" "leave";
+    TELL_CHANGES "entries" "history" "counted" "tell_changes";
+    CENSUS "entries" "history" "counted" "census";
     MEMBERS "members";
     BEAT "beat";
     NODES "nodes";
@@ -63,6 +69,16 @@ scripts! {
     LAY_DOWN "lay_down";
     ENLIST "enlist";
     WEED "weed";
+}
+
+/// Makes all scripts known to a primary. A call that finds its script unknown counts as one that failed, and makes the
+/// node look through all that it holds; besides it takes twice as long.
+pub(super) async fn load(client: &Client) -> Result<(), Error> {
+    let load = |script: &Script| {
+        let args: Vec<Value> = vec!["LOAD".into(), script.code.lua().cloned().unwrap_or_default().into()];
+        client.custom::<Value, Value>(CustomCommand::new_static("SCRIPT", None::<u16>, false), args)
+    };
+    try_join_all(ALL.iter().copied().map(load)).await.map(drop)
 }
 
 impl Script {
@@ -81,21 +97,26 @@ impl Script {
         }
     }
 
-    /// Runs the script once for each of `keys`, without arguments. All are under way at once, so that it takes one
-    /// round trip (or one for every few thousand, lest they fill the connection's queue).
+    /// Runs a script without arguments that replies something for each of its keys. Where keys may stand `together` in
+    /// one call, many do. All calls are under way at once, so that it takes one round trip (or one for every few
+    /// thousand, lest they fill the connection's queue).
     pub(super) async fn call_for_each(
         &self,
         client: &Commands,
-        keys: impl Iterator<Item = String>,
+        keys: Vec<String>,
+        together: bool,
     ) -> Result<Vec<Value>, BrokerError> {
-        let mut calls = keys.map(|key| self.call(client, vec![key], Vec::new()));
-        let mut replies = Vec::new();
+        let mut calls =
+            keys.chunks(if together { TOGETHER } else { 1 }).map(|keys| self.call(client, keys.to_vec(), Vec::new()));
+        let mut replies = Vec::with_capacity(keys.len());
         loop {
             let portion: Vec<_> = calls.by_ref().take(PORTION).collect();
             if portion.is_empty() {
                 return Ok(replies);
             }
-            replies.extend(try_join_all(portion).await?);
+            for reply in try_join_all(portion).await? {
+                replies.extend(as_array(reply)?);
+            }
         }
     }
 

@@ -89,11 +89,11 @@ pub(super) fn stand_in(next: &Followed) -> Option<&Stand> {
 pub(super) fn happened(next: &Followed) -> &str {
     let Followed::Piece(piece) = next else { return "" };
     let event: Option<&Arc<Event>> = Piece::event(piece);
-    event.map_or("", |event| &event.at)
+    event.map_or("", |event| event.at())
 }
 
 /// What is watched from this event on.
 pub(super) fn watching_told(event: &Event) -> Option<Watching> {
-    let said = event.data.get("watching").filter(|_| event.kind == EventKind::ClientChanged)?;
-    Watching::deserialize(said).ok()
+    let said = (event.kind == EventKind::ClientChanged).then(|| event.data())?;
+    Watching::deserialize(said.get("watching")?).ok()
 }

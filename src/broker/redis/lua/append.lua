@@ -11,10 +11,9 @@ if ARGV[6] ~= '' then
     return 1
   end
   if ARGV[8] ~= '' then
-    local last = newest(KEYS[1])
-    local head = last and last[1] or '0-0'
-    if head ~= ARGV[8] and offset(head) <= offset(ARGV[8]) then
-      return { head }
+    local last = head(KEYS[1])
+    if last ~= ARGV[8] and offset(last) <= offset(ARGV[8]) then
+      return { last }
     end
   end
   if ARGV[9] and not was[4] then

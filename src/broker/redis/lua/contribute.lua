@@ -13,38 +13,34 @@ end
 local history, most, age, ttl = KEYS[1], tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4]
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
-local last = redis.call('XREVRANGE', history, '+', '-', 'COUNT', 1)[1]
-local previous, offset, total, era = '0-0', clock[1] * 1000000 + clock[2], 0, tonumber(ARGV[5])
+local last = newest(history)
+local previous, at, total, era = '0-0', clock[1] * 1000000 + clock[2], 0, tonumber(ARGV[5])
 if last then
-  previous = last[1]
-  offset = tonumber(string.match(previous, '^%d+'))
-  total, era = struct.unpack('>I8I4', last[2][8])
+  local _, payload
+  previous, _, payload = place(last)
+  at = offset(previous)
+  total, era = struct.unpack('>I8I4', last, payload)
 end
 for i = 8, #ARGV, 3 do
-  offset = offset + 1
+  at = at + 1
   total = total + tonumber(ARGV[i + 1])
-  local id = string.format('%.0f', offset) .. '-' .. ARGV[i]
-  local payload = struct.pack('>I8I4I8', total, era, now) .. ARGV[i + 2]
-  redis.call('XADD', history, id, 'p', previous, 't', string.format('%.0f', now), 'r', '', 'd', payload)
-  redis.call('SPUBLISH', ARGV[1], 'e' .. id .. ' ' .. previous .. ' ' .. payload)
+  local id = string.format('%.0f', at) .. '-' .. ARGV[i]
+  add(history, ARGV[1], now, '', id, previous, struct.pack('>I8I4I8', total, era, now) .. ARGV[i + 2])
   previous = id
 end
 -- Those go that are too old, or behind which enough weighs; some at a time, never the newest.
-local from, keep = '-', nil
-for _ = 1, 64 do
-  local oldest = redis.call('XRANGE', history, from, '+', 'COUNT', 1)[1]
-  if not oldest or oldest[1] == previous then
+local gone, count = 0, redis.call('LLEN', history)
+while gone < 64 and gone < count - 1 do
+  local oldest = redis.call('LINDEX', history, gone)
+  local _, _, payload = place(oldest)
+  local behind = total - struct.unpack('>I8', oldest, payload)
+  if behind < most and now - struct.unpack('>I8', oldest) < age then
     break
   end
-  local behind = total - struct.unpack('>I8', oldest[2][8])
-  if behind < most and now - tonumber(oldest[2][4]) < age then
-    break
-  end
-  keep = string.format('%.0f', tonumber(string.match(oldest[1], '^%d+')) + 1) .. '-0'
-  from = '(' .. oldest[1]
+  gone = gone + 1
 end
-if keep then
-  redis.call('XTRIM', history, 'MINID', keep)
+if gone > 0 then
+  redis.call('LTRIM', history, gone, -1)
 end
 redis.call('PEXPIRE', history, ttl)
 if KEYS[2] then

@@ -14,7 +14,7 @@ local function tell_count(first, change)
     redis.call('PEXPIRE', KEYS[6], ARGV[5])
     return
   end
-  ARGV[first + 2] = ARGV[first + 2] .. cmsgpack.pack(count) .. ARGV[first + 3]
+  ARGV[first + 2] = ARGV[first + 2] .. string.format('%.0f', count) .. ARGV[first + 3]
   ARGV[first + 4] = nil
   ARGV[first + 3] = nil
   append(KEYS[5], KEYS[1], first)
@@ -23,9 +23,7 @@ end
 -- How many members there are, the charter in force, version and value of the rule, the newest place in the talk, and
 -- whether changes wait to be told.
 local function census()
-  local last = newest(KEYS[5])
   local rule = redis.call('HMGET', KEYS[4], 'version', 'value')
-  local place = last and last[1] or '0-0'
-  return { redis.call('ZCARD', KEYS[1]), redis.call('GET', KEYS[3]), rule, place, redis.call('EXISTS', KEYS[6]) }
+  return { redis.call('ZCARD', KEYS[1]), redis.call('GET', KEYS[3]), rule, head(KEYS[5]), redis.call('EXISTS', KEYS[6]) }
 end
 

@@ -1,12 +1,13 @@
 -- A member is added, unless the group is full, or replaced. ARGV 6 to 9: id, node + mark + value, charter, how many
 -- members there may be (or nothing); then what is told of one that is added.
+-- An empty charter is not kept: where there are members, it is what is not there.
 -- Replies: what the group is then, and what the member was before (or nothing); nothing at all when the group is full.
 local before = redis.call('HGET', KEYS[2], ARGV[6])
 local count = redis.call('ZCARD', KEYS[1])
 if ARGV[9] ~= '' and not before and count >= tonumber(ARGV[9]) then
   return false
 end
-if count == 0 or redis.call('EXISTS', KEYS[3]) == 0 then
+if count == 0 and ARGV[8] ~= '' then
   redis.call('SET', KEYS[3], ARGV[8])
 end
 redis.call('ZADD', KEYS[1], 0, ARGV[6])

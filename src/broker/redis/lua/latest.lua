@@ -1,10 +1,15 @@
--- The newest entries of a history, newest first. KEYS: history. ARGV: from which id on backwards, how many.
--- Replies: a number, then id, previous and payload of each entry. (A reply never begins with text from outside: fred
--- takes arrays that begin with "message" for published ones.)
-local reply = { 0 }
-for _, entry in ipairs(redis.call('XREVRANGE', KEYS[1], ARGV[1], '-', 'COUNT', ARGV[2])) do
-  reply[#reply + 1] = entry[1]
-  reply[#reply + 1] = entry[2][2]
-  reply[#reply + 1] = entry[2][8]
+-- The newest entries of a history, or those before an entry. KEYS: history. ARGV: how many, that entry (or nothing).
+-- Replies: the entries, oldest first, packed.
+local to = -1
+if ARGV[2] then
+  local oldest = redis.call('LINDEX', KEYS[1], 0)
+  to = oldest and math.min(offset(ARGV[2]) - offset(place(oldest)), redis.call('LLEN', KEYS[1])) - 1 or -1
+  if to < 0 then
+    return cmsgpack.pack({})
+  end
 end
-return reply
+local from = to - ARGV[1] + 1
+if to >= 0 then
+  from = math.max(from, 0)
+end
+return cmsgpack.pack(redis.call('LRANGE', KEYS[1], from, to))

@@ -14,8 +14,8 @@ for _, change in ipairs(changes) do
   who[#who + 1] = string.sub(change, 2)
 end
 local part = sign == '+' and 9 or 12
-local count = cmsgpack.pack(redis.call('ZCARD', KEYS[1]))
-local told = ARGV[part] .. count .. ARGV[part + 1] .. cmsgpack.pack(who) .. ARGV[part + 2]
+local count = string.format('%.0f', redis.call('ZCARD', KEYS[1]))
+local told = ARGV[part] .. count .. ARGV[part + 1] .. cjson.encode(who) .. ARGV[part + 2]
 for i = #ARGV, 10, -1 do
   ARGV[i] = nil
 end
