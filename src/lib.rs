@@ -48,7 +48,8 @@
 //! have been taken when its turn comes, so that drops, pauses and moves can't make it wrong. Then the receiver's actor
 //! raises its event.
 //!
-//! **An event.** The client's actor raises it in its [`Story`](node::Story) → `Broker::append`: one atomic step that
+//! **An event.** The client's actor raises it in its [`Story`](node::Story), where what it says is written once
+//! ([`Event`](protocol::Event)): all others carry that text → `Broker::append`: one atomic step that
 //! keeps the entry and publishes the same entry under the same position → `node::inbound` of every node with a
 //! listener → [`Follower`](node::Follower) → [`Feed`](node::Feed) → sibling → wire. A command's reply leaves after its
 //! event stands.

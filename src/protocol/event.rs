@@ -258,7 +258,7 @@ mod tests {
         for kind in EventKind::ALL {
             let said = Said {
                 at: "2026-01-01T00:00:00.000Z".into(),
-                data: json!({"n": u64::MAX, "x": [null, -1, 0.1, "é\"", 1.7976931348623157e308]}),
+                data: json!({"n": u64::MAX, "x": [null, -1, 0.1, "é\"", 1.797_693_134_862_315_7e308]}),
                 cause: Some(Cause { key: None, id: Some(json!(7)), sibling: Some("s".into()) }),
             };
             let unsaid = Stand::unsaid("a".parse().unwrap(), Position { offset: 3, nonce: u64::MAX }, None);
