@@ -8,7 +8,6 @@
 
 use std::{collections::VecDeque, sync::Arc};
 
-use bytes::Bytes;
 use fred::{
     error::{Error, ErrorKind},
     types::config::Config,
@@ -17,7 +16,7 @@ use futures_util::future::{BoxFuture, pending};
 use redis_protocol::resp3::types::BytesFrame;
 use tokio::{
     sync::{mpsc, oneshot},
-    time::{Duration, Instant, Interval, MissedTickBehavior, sleep_until, timeout},
+    time::{Duration, Instant, Interval, MissedTickBehavior, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -26,15 +25,10 @@ use super::{
     connect::{ANSWER, CONNECT, Retry, SILENCE},
     keys::Keys,
     live::{Asked, CHANGES, Change, Failed, Shared, silent},
-    message::{Said, read},
+    outlet::Outlet,
     standing::Standing,
     wire::{Sheet, Wire, refusal, text},
 };
-use crate::{
-    broker::{Delivery, Entry},
-    protocol::Topic,
-};
-
 /// How often the listener looks after what waits.
 const TICK: Duration = Duration::from_millis(200);
 
@@ -47,10 +41,6 @@ const SOON: Duration = Duration::from_millis(500);
 /// How long a new primary may still take subscriptions away: it does so each time that it is told that it owns a slot,
 /// which those who move slots, and the cluster's other members, may do again and again.
 const UNSETTLED: Duration = Duration::from_secs(5);
-
-/// How long a node that is slow to take deliveries is waited for. Meanwhile they wait in the socket, and then in
-/// Redis, which would cut the connection in the end: so they are thrown away after this, and `Lost` says so.
-const PATIENCE: Duration = Duration::from_secs(1);
 
 /// How many frames are taken before something else gets its turn.
 const PORTION: usize = 256;
@@ -83,7 +73,7 @@ pub(super) struct Listener {
     keys: Keys,
     board: Arc<Board>,
     standing: Arc<Standing>,
-    deliveries: mpsc::Sender<Delivery>,
+    outlet: Outlet,
     wire: Option<Wire>,
     /// The next connection, while there is none.
     opening: Option<BoxFuture<'static, Result<Wire, Error>>>,
@@ -93,8 +83,6 @@ pub(super) struct Listener {
     numbers: u64,
     /// Whether everything wanted is in force. Until then nothing is delivered: it would be out of place.
     up: bool,
-    /// Something was thrown away, and the node has not been told yet. Until then everything else is, too.
-    lossy: bool,
     /// How many subscriptions Redis has counted when it was last asked; Redis before 7.0.3 does not tell.
     counted: Option<usize>,
     /// Whether these were others than are wanted.
@@ -115,17 +103,15 @@ impl Listener {
             lane,
             config,
             keys,
+            outlet: Outlet::new(lane, Arc::clone(&board), &deliveries),
             board,
             standing,
-            // If it is closed already, the task ends at once.
-            deliveries: deliveries.upgrade().unwrap_or_else(|| mpsc::channel(1).0),
             wire: Some(wire),
             opening: None,
             retry: Retry::soon(),
             batches: VecDeque::new(),
             numbers: 0,
             up: true,
-            lossy: false,
             counted: None,
             differs: false,
             unsettled: Instant::now(),
@@ -135,12 +121,12 @@ impl Listener {
     }
 
     pub(super) async fn run(mut self, mut asked: mpsc::Receiver<Asked>, stop: CancellationToken) {
-        let deliveries = self.deliveries.clone();
+        let closed = self.outlet.closed();
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         tokio::select! {
             () = stop.cancelled() => {}
-            () = deliveries.closed() => {}
+            () = closed => {}
             () = async { while self.turn(&mut asked, &mut tick).await {} } => {}
         }
     }
@@ -161,9 +147,9 @@ impl Listener {
                 _ => self.do_asked(all).await,
             },
             _ = tick.tick() => self.look_after().await,
-            () = has_room(self.deliveries.clone()), if self.lossy && self.up => {
+            () = self.outlet.has_room(), if self.outlet.is_lossy() && self.up => {
                 self.standing.back(self.lane).await;
-                self.lossy = false;
+                self.outlet.go_on();
             }
         }
         true
@@ -341,8 +327,9 @@ impl Listener {
             Then::Restored if batch.refused => tracing::warn!("could not subscribe again yet"),
             // In this order, or something could be lost after `Lost`.
             Then::Restored => {
-                (self.up, self.lossy, self.differs) = (true, false, false);
+                (self.up, self.differs) = (true, false);
                 self.standing.back(self.lane).await;
+                self.outlet.go_on();
                 tracing::info!("the subscriber connection is back");
                 confirm(std::mem::take(&mut self.pending));
             }
@@ -402,46 +389,12 @@ impl Listener {
         let Ok([kind, channel, said]) = <[BytesFrame; 3]>::try_from(data) else { return };
         let (Some(kind), Some(channel)) = (text(&kind), text(&channel)) else { return };
         match (kind, said) {
-            ("smessage", BytesFrame::BlobString { data, .. }) => self.pass(channel, data).await,
+            ("smessage", BytesFrame::BlobString { data, .. }) if self.up => self.outlet.pass(channel, data).await,
             ("sunsubscribe", _) if self.board.topic(channel, self.lane).is_some() => {
                 // Taken away, unless it was wanted again just now.
                 self.unsettled = Instant::now() + UNSETTLED;
             }
             _ => {}
-        }
-    }
-
-    async fn pass(&mut self, channel: &str, message: Bytes) {
-        if !self.up || self.lossy {
-            return;
-        }
-        // Not wanted any more, or not from this lane: the end of the subscription has overtaken it.
-        let Some(topic) = self.board.topic(channel, self.lane) else { return };
-        let Some(Said { entry, bytes }) = read(message) else {
-            tracing::warn!(%channel, "a message was not understood");
-            return;
-        };
-        let pass = |bytes: Bytes, topic: Topic| match entry {
-            Some((position, previous)) => {
-                self.deliveries.try_send(Delivery::Entry(topic, Entry { position, previous, payload: bytes }))
-            }
-            None => {
-                let sent = self
-                    .board
-                    .admit(channel, bytes, |payload| self.deliveries.try_send(Delivery::Message(topic, payload)));
-                sent.unwrap_or(Ok(()))
-            }
-        };
-        let full = match pass(bytes.clone(), topic) {
-            Err(mpsc::error::TrySendError::Full(delivery)) => delivery,
-            Ok(()) | Err(mpsc::error::TrySendError::Closed(_)) => return,
-        };
-        let (Delivery::Message(topic, _) | Delivery::Entry(topic, _)) = full else { return };
-        // Looked at again after the wait, which another lane may have used.
-        let waited = timeout(PATIENCE, self.deliveries.reserve()).await.map(drop);
-        if waited.is_err() || matches!(pass(bytes, topic), Err(mpsc::error::TrySendError::Full(_))) {
-            tracing::warn!("the node is too slow for its deliveries");
-            self.lossy = true;
         }
     }
 }
@@ -457,10 +410,6 @@ fn give_up(late: impl Iterator<Item = Change>) {
     for change in late {
         drop(change.done.send(Err(Failed::With(silent()))));
     }
-}
-
-async fn has_room(deliveries: mpsc::Sender<Delivery>) {
-    drop(deliveries.reserve().await);
 }
 
 async fn next_frame(wire: &mut Option<Wire>) -> Result<BytesFrame, Error> {

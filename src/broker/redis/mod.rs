@@ -1,10 +1,12 @@
 //! The distributed back end: Redis (or Valkey), through fred.
 //!
-//! To each primary there is a *lane* of three connections ([`lane`]): one that only listens ([`live`]), one that only
-//! publishes ([`publish`]), and one for everything that has an answer ([`commands`]). A single server and a service
-//! behind Sentinels have one lane, Redis Cluster has one for each primary. What has which lane stands on the [`board`];
-//! the [`lookout`] changes it when primaries change ([`topology`] says who they are). Whatever must be atomic is a Lua
-//! script ([`script`]) whose keys, and whose channel, share a hash tag ([`keys`]). It takes Redis 7 or Valkey.
+//! To each primary there is a *lane* of three connections ([`lane`]): one that only listens ([`listener`], which is asked
+//! through [`live`] and hands on through the [`outlet`]), one that only publishes ([`publish`]), and one for everything
+//! that has an answer ([`commands`]). The first two carry live traffic and are our own ([`wire`]); the third is fred's,
+//! as are those that ask who the primaries are. A single server and a service behind Sentinels have one lane, Redis
+//! Cluster has one for each primary. What has which lane stands on the [`board`]; the [`lookout`] changes it when
+//! primaries change ([`topology`] says who they are). Whatever must be atomic is a Lua script ([`script`]) whose keys,
+//! and whose channel, share a hash tag ([`keys`]). It takes Redis 7 or Valkey.
 //!
 //! # When primaries change
 //! The new lane is connected first; all that the old one is listened to for comes into force there; then, in one step,
@@ -12,8 +14,8 @@
 //! [`Down`](super::Delivery::Down) when the first of all lanes is lost. What arrives through the others goes on.
 //!
 //! # Tasks
-//! Three for each lane, all on the tracker that [`connect()`] is given: the publisher, the keeper of subscriptions and
-//! the reader of messages (and one of fred's own per connection); and the lookout, unless there is a single server.
+//! Two for each lane, both on the tracker that [`connect()`] is given: the publisher and the listener (and one of fred's
+//! own for commands); and the lookout, unless there is a single server.
 //! They end when the token is cancelled: the publisher after it has sent what was queued, for two seconds at most.
 //! Nothing works after that, so cancel it when the node has released what it held.
 
@@ -27,6 +29,7 @@ mod listener;
 mod live;
 mod lookout;
 mod message;
+mod outlet;
 mod publish;
 mod registry;
 mod reply;
