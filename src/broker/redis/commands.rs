@@ -24,7 +24,7 @@ use fred::{
 use futures_util::future::try_join_all;
 use tokio::time::Instant;
 
-use super::{connect::ANSWER, live::Shared};
+use super::{connect::ANSWER, live::Shared, script::is_unknown};
 
 /// How long a refused command waits, unless it hears that the slots have moved.
 const PAUSE: Duration = Duration::from_millis(30);
@@ -73,7 +73,12 @@ impl Commands {
 
     /// Sends one command to where `key` is.
     pub(super) async fn send(&self, key: &str, name: &'static str, args: Vec<Value>) -> Result<Value, Error> {
-        self.try_to_send(key, name, args).await.inspect_err(|_| self.failed.store(true, Relaxed))
+        self.try_to_send(key, name, args).await.inspect_err(|error| {
+            // A script that Redis does not know has done nothing, and is sent whole.
+            if !is_unknown(error) {
+                self.failed.store(true, Relaxed);
+            }
+        })
     }
 
     async fn try_to_send(&self, key: &str, name: &'static str, args: Vec<Value>) -> Result<Value, Error> {

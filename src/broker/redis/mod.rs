@@ -8,6 +8,9 @@
 //! primaries change ([`topology`] says who they are). Whatever must be atomic is a Lua script ([`script`]) whose keys,
 //! and whose channel, share a hash tag ([`keys`]). It takes Redis 7 or Valkey.
 //!
+//! A history is a list of packed entries and not one of Redis' streams: a stream takes 4 KiB for its first entry, of which
+//! each of many thousand idle pairs has one, and its fields cost a script that reads them more than all the rest.
+//!
 //! # When primaries change
 //! The new lane is connected first; all that the old one is listened to for comes into force there; then, in one step,
 //! slots, channels and what waits to be published change lanes; then the node is told [`Lost`](super::Delivery::Lost). It is told

@@ -131,7 +131,7 @@ impl Script {
     }
 }
 
-fn is_unknown(error: &Error) -> bool {
+pub(super) fn is_unknown(error: &Error) -> bool {
     error.details().starts_with("NOSCRIPT")
 }
 
