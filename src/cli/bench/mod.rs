@@ -134,6 +134,11 @@ impl Cluster {
         Ok(Self { name: "2 nodes, Redis", nodes, redis: Some(redis) })
     }
 
+    /// What tells the CPU time of all nodes.
+    fn meter(&self) -> child::Meter {
+        child::Meter::of_all(&self.nodes)
+    }
+
     /// Where siblings that command connect.
     fn first(&self) -> SocketAddr {
         self.nodes[0].address

@@ -12,7 +12,7 @@ use tokio::{
 
 use super::{
     BenchArgs, Cluster, Outcome,
-    child::{Pages, Process},
+    child::{Meter, Pages, Process},
     floor::ECHO,
     raw::connect,
     report::{Report, Samples, Unit, percentile},
@@ -35,7 +35,7 @@ pub(super) async fn commands(args: &BenchArgs, cluster: &Cluster, report: &mut R
         Some(redis) => vec![Trip::two_hops(redis).await?, Trip::both(Trip::two_hops(redis).await?).await?],
         None => vec![Trip::echo().await?],
     };
-    compare(args, &name, Trip::Command(Box::new(sibling)), floors, report).await
+    compare(args, &name, (Trip::Command(Box::new(sibling)), &cluster.meter()), floors, report).await
 }
 
 /// A sibling at the first node, where the client socket is, raises events; one at the last node hears them.
@@ -47,7 +47,7 @@ pub(super) async fn events(args: &BenchArgs, cluster: &Cluster, report: &mut Rep
         Some(redis) => vec![Trip::entry(redis).await?, Trip::both(Trip::entry(redis).await?).await?],
         None => vec![Trip::echo().await?],
     };
-    compare(args, &name, Trip::Event(Box::new([giver, hearer]), false), floors, report).await
+    compare(args, &name, (Trip::Event(Box::new([giver, hearer]), false), &cluster.meter()), floors, report).await
 }
 
 /// Something that goes and comes back, or arrives.
@@ -191,7 +191,7 @@ impl Trip {
 async fn compare(
     args: &BenchArgs,
     name: &str,
-    mut ours: Trip,
+    (mut ours, nodes): (Trip, &Meter),
     mut floors: Vec<Trip>,
     report: &mut Report,
 ) -> Outcome<()> {
@@ -203,8 +203,12 @@ async fn compare(
         floor.turn(turn / 10).await?;
         figures.push([("p50", 50, Samples::new()), ("p99", 99, Samples::new())]);
     }
+    let (mut trips, mut used) = (0, Duration::ZERO);
     for _ in 0..args.turns {
+        let before = nodes.cpu()?;
         let mut gateway = ours.turn(turn).await?;
+        used += nodes.cpu()?.saturating_sub(before);
+        trips += gateway.len();
         for (floor, figures) in floors.iter_mut().zip(&mut figures) {
             let mut bare = floor.turn(turn).await?;
             for (_, percent, samples) in figures {
@@ -217,5 +221,6 @@ async fn compare(
             report.add(name, figure, Unit::Microseconds, floor.what(), samples);
         }
     }
+    report.tell(name, "CPU a trip, all nodes", Unit::Microseconds, used.as_secs_f64() * 1e6 / trips as f64);
     Ok(())
 }
