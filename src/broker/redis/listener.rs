@@ -159,7 +159,7 @@ impl Listener {
         self.opening = None;
         match opened {
             Ok(wire) => {
-                (self.wire, self.retry) = (Some(wire), Retry::soon());
+                self.wire = Some(wire);
                 self.restore().await;
             }
             Err(error) => {
@@ -183,6 +183,10 @@ impl Listener {
     /// The connection is of no use any more.
     async fn part(&mut self, error: &(dyn std::fmt::Display + Sync)) {
         self.wire = None;
+        if !self.up {
+            // It broke before it was of any use: so may the next one.
+            self.retry.failed();
+        }
         self.open();
         for batch in std::mem::take(&mut self.batches) {
             match batch.then {
@@ -327,7 +331,7 @@ impl Listener {
             Then::Restored if batch.refused => tracing::warn!("could not subscribe again yet"),
             // In this order, or something could be lost after `Lost`.
             Then::Restored => {
-                (self.up, self.differs) = (true, false);
+                (self.up, self.differs, self.retry) = (true, false, Retry::soon());
                 self.standing.back(self.lane).await;
                 self.outlet.go_on();
                 tracing::info!("the subscriber connection is back");

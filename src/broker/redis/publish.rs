@@ -216,7 +216,8 @@ impl Publisher {
             // Nothing is owed: whatever comes is the end.
             let end = wire.next().await.err();
             tracing::debug!(error = end.map(|error| error.to_string()), "lost the publisher's connection");
-            (self.wire, self.retry) = (None, Retry::soon());
+            self.wire = None;
+            self.retry.failed();
         }
         sleep_until(self.retry.at()).await;
     }
@@ -260,8 +261,10 @@ impl Publisher {
             if payloads == 0 {
                 return;
             }
-            let outcome = send(wire, sheet, payloads).await;
-            let Err(error) = outcome else { continue };
+            let Err(error) = send(wire, sheet, payloads).await else {
+                self.retry = Retry::soon();
+                continue;
+            };
             self.lost += payloads;
             // At most once a second: while a slot moves, each batch may have some of it.
             if self.told.is_none_or(|told| told.elapsed() >= Duration::from_secs(1)) {
@@ -271,7 +274,7 @@ impl Publisher {
             // Another primary has the slot by now, or this one is none any more.
             self.board.doubts.notify_one();
             if !is_refusal(&error) {
-                (self.wire, self.retry) = (None, Retry::soon());
+                self.wire = None;
             }
         }
     }
