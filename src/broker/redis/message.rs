@@ -2,7 +2,7 @@
 
 use bytes::{Buf as _, Bytes};
 
-use super::board::MESSAGE;
+use super::{board::MESSAGE, reply::read_told};
 use crate::protocol::Position;
 
 /// The first byte of a message that was appended; then position, space, previous, space.
@@ -23,19 +23,12 @@ pub(super) fn read(mut bytes: Bytes) -> Option<Said> {
     match kind {
         MESSAGE => Some(Said { entry: None, bytes }),
         ENTRY => {
-            let position = take_position(&mut bytes)?;
-            let previous = take_position(&mut bytes)?;
+            let (position, previous, payload) = read_told(&bytes)?;
+            bytes.advance(payload);
             Some(Said { entry: Some((position, previous)), bytes })
         }
         _ => None,
     }
-}
-
-fn take_position(bytes: &mut Bytes) -> Option<Position> {
-    // Two numbers of twenty digits at most, and a dash.
-    let end = bytes.iter().take(42).position(|byte| *byte == b' ')?;
-    let text = bytes.split_to(end + 1);
-    std::str::from_utf8(&text[..end]).ok()?.parse().ok()
 }
 
 #[cfg(test)]

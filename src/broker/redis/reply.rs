@@ -46,7 +46,7 @@ fn as_entry(bytes: &Bytes) -> Option<Entry> {
 }
 
 /// Position, previous position, and where the payload begins.
-fn read_told(bytes: &[u8]) -> Option<(Position, Position, usize)> {
+pub(super) fn read_told(bytes: &[u8]) -> Option<(Position, Position, usize)> {
     let mut at = 0;
     let mut number = |end: u8| {
         let (mut number, begin) = (0u64, at);
