@@ -163,3 +163,33 @@ async fn a_cursor_of_a_lost_past_is_no_cursor_of_the_present() {
         }
     }
 }
+
+/// Many come to a few rooms at once, on all nodes, each with a sibling that comes with its pipe.
+#[rstest]
+#[case::memory(Kind::Memory)]
+#[case::redis(Kind::Redis)]
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_has_the_same_cursor_for_everyone_while_others_come(#[case] kind: Kind) {
+    let cluster = Cluster::start(kind, &Settings::new()).await;
+    let come = |number: usize| {
+        let cluster = &cluster;
+        async move {
+            let node = |offset: usize| cluster.node((number + offset) % 3);
+            let pair = Pair::make(node(0), &format!("hall-{}", number % 3), "text").await;
+            let (pipe, sibling) =
+                tokio::join!(support::ClientSocket::open(node(1), &pair), Sibling::open(node(2), &pair));
+            (pair, pipe, sibling)
+        }
+    };
+    let all = futures_util::future::join_all((0..48).map(come)).await;
+    for (number, (pair, _pipe, mut sibling)) in all.into_iter().enumerate() {
+        let mut woken = Sibling::wake(cluster.node(number % 3), &pair, "start").await;
+        let kept = woken.event("client.opened").await;
+        // What was told before is here with the reply.
+        sibling.must("pair.get", json!({})).await;
+        let story = sibling.story();
+        if let Some(told) = story.iter().find(|params| kind_of(params) == "client.opened") {
+            assert_eq!(*told, kept, "{number}");
+        }
+    }
+}

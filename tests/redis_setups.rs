@@ -344,7 +344,7 @@ async fn append(
         let mut sent_at = since;
         while let Err(error) = append_one(&*broker, &pair, draft.clone(), &ALL).await {
             assert!(matches!(error, BrokerError::Unavailable(_)), "{error:?}");
-            failed.lock().unwrap().push((sent_at.elapsed(), error.to_string()));
+            failed.lock().unwrap().push((sent_at.elapsed(), format!("{error:?}")));
             assert!(since.elapsed() < RECOVERY + RECOVERY, "{error:?}");
             tokio::time::sleep(Duration::from_millis(10)).await;
             sent_at = Instant::now();

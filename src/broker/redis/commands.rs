@@ -29,6 +29,9 @@ use super::{connect::ANSWER, live::Shared, script::is_unknown};
 /// How long a refused command waits, unless it hears that the slots have moved.
 const PAUSE: Duration = Duration::from_millis(30);
 
+/// How long a primary that has been replaced may take to answer what it was sent before.
+const LAST_ANSWER: Duration = Duration::from_millis(100);
+
 pub(super) struct Commands {
     shared: Shared,
     /// Whether one has failed since that was last asked.
@@ -51,7 +54,7 @@ impl Refusal {
             let host = if host.is_empty() { &*from.host } else { host };
             return Some(Self::Ask(Server::new(host.to_owned(), port.parse().ok()?)));
         }
-        ["MOVED ", "READONLY ", "LOADING ", "MASTERDOWN ", "TRYAGAIN "]
+        ["MOVED ", "READONLY ", "LOADING ", "MASTERDOWN ", "TRYAGAIN ", "CLUSTERDOWN "]
             .iter()
             .any(|word| words.starts_with(word))
             .then_some(Self::Later)
@@ -94,12 +97,19 @@ impl Commands {
             // fred would keep it until the connection is back; its slot may be another's before that.
             if let Some(lane) = board.lane(key).filter(|lane| lane.commands.is_connected()) {
                 // Values are shared bytes: the copies for another try cost next to nothing.
-                let answer = lane.gone.run_until_cancelled(call(&lane.commands, left, false, name, args.clone()));
-                let error = match answer.await {
-                    Some(Ok(value)) => return Ok(value),
-                    Some(Err(error)) => error,
-                    // A primary that hangs would be waited for in vain, when there has long been another one.
-                    None => return Err(Error::new(ErrorKind::Canceled, "the primary has been replaced")),
+                let answer = call(&lane.commands, left, false, name, args.clone());
+                // A primary that hangs would be waited for in vain, when there has long been another one.
+                let given_up = async {
+                    lane.gone.cancelled().await;
+                    tokio::time::sleep(LAST_ANSWER).await;
+                };
+                let error = tokio::select! {
+                    biased;
+                    answer = answer => match answer {
+                        Ok(value) => return Ok(value),
+                        Err(error) => error,
+                    },
+                    () = given_up => return Err(Error::new(ErrorKind::Canceled, "the primary has been replaced")),
                 };
                 last = match Refusal::read(&error, &lane.server) {
                     None => {
