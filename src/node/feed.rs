@@ -55,6 +55,8 @@ pub struct Feed {
     informed: bool,
     /// The story has said where it stands in the talk, since it began or was missing something.
     stood: bool,
+    /// Something of the talk was told, or may have been on the way to the cursor that this began with.
+    spoken: bool,
     /// What the story says to be told before is looked for.
     sought: bool,
     due: VecDeque<FeedItem>,
@@ -93,6 +95,7 @@ impl Feed {
             place,
             step: None,
             informed: false,
+            spoken: false,
             sought: false,
             due: VecDeque::new(),
             parted: false,
@@ -296,10 +299,11 @@ impl Feed {
         }
         self.stood &= event.kind != EventKind::Gap;
         let Some(stand) = stand_of(event) else { return };
-        self.stood = true;
+        // Who came when others had come since knew the place only roughly; told nothing of them, it takes the true one.
+        let roughly = !std::mem::replace(&mut self.stood, true) && !self.spoken;
         match &mut self.place.room {
             Some((room, at)) if *room == stand.room => {
-                if self.passed.offset >= stand.at.offset && at.offset < stand.at.offset {
+                if self.passed.offset >= stand.at.offset && (at.offset < stand.at.offset || roughly) {
                     *at = stand.at;
                 }
             }
@@ -354,6 +358,7 @@ impl Feed {
                 let told = event.is_none_or(|event| is_told(event, self.pair, watching));
                 // Where it enters and leaves, the story says as well, as long as that is kept.
                 let own = !self.stood && event.is_some_and(|event| event.is_of(self.pair));
+                self.spoken |= told;
                 if told || own || piece.position.offset >= at.offset.saturating_add(UNTOLD) {
                     *at = piece.position;
                 }

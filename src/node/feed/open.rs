@@ -18,6 +18,7 @@ impl Feed {
     /// # Errors
     /// When the broker can't be reached.
     pub async fn open(node: &Arc<Node>, pair: PairId, cursor: Option<Cursor>) -> Result<Self, Failure> {
+        let spoken = matches!(cursor, Some(Cursor::Place(_)));
         let place = match cursor {
             Some(Cursor::Place(place)) => place,
             Some(Cursor::Start) => {
@@ -44,7 +45,7 @@ impl Feed {
             Follower::open_as(node, topic, Some(*at), Some(Arc::clone(&ear))).await.map(Some)
         };
         let (story, talk) = tokio::try_join!(story, talk)?;
-        Ok(Self::new(node, ear, story, talk, place))
+        Ok(Self { spoken, ..Self::new(node, ear, story, talk, place) })
     }
 
     async fn open_now(node: &Arc<Node>, pair: PairId) -> Result<Self, Failure> {
