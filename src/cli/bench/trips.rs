@@ -23,8 +23,11 @@ use super::{
 /// What the trips of the floors carry, in bytes: about as much as a command with its envelope.
 const LOAD: [u8; 200] = [b'x'; 200];
 /// What the nodes have Redis do for an event.
-const APPEND: &str =
-    concat!(include_str!("../../broker/redis/lua/history.lua"), include_str!("../../broker/redis/lua/append.lua"));
+const APPEND: &str = concat!(
+    include_str!("../../broker/redis/lua/entries.lua"),
+    include_str!("../../broker/redis/lua/history.lua"),
+    include_str!("../../broker/redis/lua/append.lua")
+);
 
 /// A sibling at the first node commands a client socket at the last one.
 pub(super) async fn commands(args: &BenchArgs, cluster: &Cluster, report: &mut Report) -> Outcome<()> {
