@@ -163,7 +163,6 @@ struct Traffic {
     sent: Arc<Counter>,
     /// The last number that is known to have been appended to each pair.
     acked: Arc<Mutex<HashMap<Topic, Vec<u64>>>>,
-    /// How many appends had to be tried again.
     /// Appends that were tried again: after how long, and why.
     failed: Failures,
     quiet: CancellationToken,
@@ -328,6 +327,7 @@ async fn publish(sender: usize, broker: Arc<dyn Broker>, room: Topic, sent: Arc<
 
 /// The numbers whose appends were acknowledged, by topic.
 type Acknowledged = Arc<Mutex<HashMap<Topic, Vec<u64>>>>;
+/// How long each of these had taken, and why it failed.
 type Failures = Arc<Mutex<Vec<(Duration, String)>>>;
 
 /// Appends, with the same nonce again for as long as it is not known to have worked.

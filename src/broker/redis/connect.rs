@@ -2,8 +2,6 @@
 
 use std::time::Duration;
 
-use tokio::time::Instant;
-
 use fred::{
     clients::Client,
     error::{Error, ErrorKind},
@@ -17,6 +15,7 @@ use fred::{
         },
     },
 };
+use tokio::time::Instant;
 
 /// How long a caller waits for an answer. Longer than a reconnect after a hiccup, shorter than anyone's patience.
 pub(super) const ANSWER: Duration = Duration::from_secs(2);
@@ -33,11 +32,10 @@ pub(super) const KEEP_ALIVE: [Duration; 2] = [Duration::from_secs(10), Duration:
 /// How long what was written may go without the other system's receipt.
 pub(super) const ALIVE: Duration = Duration::from_secs(8);
 
-/// How long it takes until a connection that broke is tried again: at once, and then ever more slowly.
-/// In milliseconds.
+/// How long a connection that broke is not tried again, in milliseconds: at first, and at most, as it grows.
 const PAUSES: [u32; 2] = [50, 2_000];
 
-/// And so many more, by chance.
+/// And so many more, by chance: the nodes of a cluster are not to come back as one.
 const JITTER: u32 = 100;
 
 /// How long one that was not there in time may take to be left.
@@ -47,7 +45,7 @@ const PARTING: Duration = Duration::from_millis(50);
 pub(super) struct Purpose {
     /// Commands that wait for the connection at most, before they are refused.
     pub(super) commands: usize,
-    /// How long fred waits for an answer; zero waits until the connection is given up.
+    /// How long fred waits for an answer.
     pub(super) answer: Duration,
 }
 
@@ -61,17 +59,16 @@ pub(super) struct Retry {
 }
 
 impl Retry {
-    /// Right after the connection was lost.
+    /// At once, as if nothing had failed before.
     pub(super) fn soon() -> Self {
         Self { tries: 0, at: Instant::now() }
     }
 
-    /// The connection could not be made.
+    /// Later than the last time: the connection could not be made, or was of no use.
     pub(super) fn failed(&mut self) {
         let [first, most] = PAUSES;
         let pause = first.saturating_mul(1 << self.tries.min(8)).min(most);
         self.tries += 1;
-        // The jitter keeps the nodes of a cluster from coming back as one.
         self.at = Instant::now() + Duration::from_millis(u64::from(pause + rand::random_range(0..JITTER)));
     }
 

@@ -361,13 +361,12 @@ impl Listener {
     }
 
     async fn look_after(&mut self) {
-        let late = |change: &Change| change.since.elapsed() >= ANSWER;
         for batch in &mut self.batches {
             if let Then::Changed(changes) = &mut batch.then {
-                give_up(changes.extract_if(.., |change| late(change)));
+                give_up_late(changes);
             }
         }
-        give_up(self.pending.extract_if(.., |change| late(change)));
+        give_up_late(&mut self.pending);
         if self.batches.front().is_some_and(|batch| batch.since.elapsed() >= SILENCE) {
             return self.part(&"redis owes an answer for too long").await;
         }
@@ -410,8 +409,8 @@ fn confirm(changes: Vec<Change>) {
 }
 
 /// Whoever asked has waited for long enough; what was asked for stays wanted.
-fn give_up(late: impl Iterator<Item = Change>) {
-    for change in late {
+fn give_up_late(changes: &mut Vec<Change>) {
+    for change in changes.extract_if(.., |change| change.since.elapsed() >= ANSWER) {
         drop(change.done.send(Err(Failed::With(silent()))));
     }
 }

@@ -111,12 +111,6 @@ pub async fn connect(
         deliveries: sender.downgrade(),
     };
     Lookout::start(target, &shared, sender, tasks, stop).await.map_err(unavailable)?;
-    for lane in shared.board.lanes() {
-        // Who can't be told now is told with the first call.
-        if let Err(error) = script::load(&lane.commands).await {
-            tracing::debug!(%node, error = &error as &dyn std::error::Error, "the scripts were not loaded");
-        }
-    }
     tracing::info!(%node, "connected to redis");
     let commands = Commands::new(shared.clone());
     let redis = Arc::new(Redis { commands, keys, shared, doubts: Doubts::default(), stop: stop.clone(), together });

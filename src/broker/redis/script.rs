@@ -1,15 +1,13 @@
 //! The Lua scripts: every step that must be atomic is one of them.
 //!
-//! A script is called by its digest, which the primaries are told at the beginning. A Redis that doesn't know it
-//! (restarted, failed over, `SCRIPT FLUSH`) did nothing, so it is then safe to send the source.
+//! A script is called by its digest. A Redis that doesn't know it (not told yet, restarted, failed over, `SCRIPT FLUSH`)
+//! did nothing, so it is then safe to send the source.
 
 use std::sync::LazyLock;
 
 use fred::{
-    clients::Client,
     error::{Error, ErrorKind},
-    interfaces::ClientLike as _,
-    types::{CustomCommand, Value, scripts},
+    types::{Value, scripts},
 };
 
 use futures_util::future::try_join_all;
@@ -34,8 +32,6 @@ macro_rules! scripts {
                 scripts::Script::from_lua(concat!($(include_str!(concat!("lua/", $file, ".lua"))),+))
             }),
         };)*
-
-        static ALL: &[&Script] = &[$(&$name),*];
     };
 }
 
@@ -69,16 +65,6 @@ scripts! {
     LAY_DOWN "lay_down";
     ENLIST "enlist";
     WEED "weed";
-}
-
-/// Makes all scripts known to a primary. A call that finds its script unknown counts as one that failed, and makes the
-/// node look through all that it holds; besides it takes twice as long.
-pub(super) async fn load(client: &Client) -> Result<(), Error> {
-    let load = |script: &Script| {
-        let args: Vec<Value> = vec!["LOAD".into(), script.code.lua().cloned().unwrap_or_default().into()];
-        client.custom::<Value, Value>(CustomCommand::new_static("SCRIPT", None::<u16>, false), args)
-    };
-    try_join_all(ALL.iter().copied().map(load)).await.map(drop)
 }
 
 impl Script {
