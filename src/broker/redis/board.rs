@@ -17,12 +17,17 @@ use std::{
     sync::Arc,
 };
 
-use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
+use bytes::Bytes;
 use fred::util::redis_keyslot;
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::Notify;
 
-use super::{lane::Lane, script::absent, topology::SLOTS, wire};
+use super::{
+    lane::Lane,
+    message::{Outgoing, take_stamp},
+    script::absent,
+    topology::SLOTS,
+};
 use crate::{broker::BrokerError, protocol::Topic};
 
 /// How many slots of senders have their eras remembered; when there are more, all are forgotten.
@@ -30,27 +35,6 @@ const ERAS: usize = 262_144;
 
 /// Names a lane; never used again.
 pub(super) type LaneId = u32;
-
-/// The first byte of a message that was published; then the sender, its era, the payload.
-pub(super) const MESSAGE: u8 = b'n';
-
-/// How long sender and era are, with the first byte.
-const STAMP: usize = 1 + 8 + 4;
-
-/// How much of a command is neither channel nor payload, at most.
-const WORDS: usize = 64;
-
-/// A command that publishes, and where in it the era stands: it is what it is when the message leaves the queue.
-pub(super) struct Message {
-    command: BytesMut,
-    era: usize,
-}
-
-impl Message {
-    pub(super) fn bytes(&self) -> usize {
-        self.command.len()
-    }
-}
 
 /// Who is listened to for what.
 struct Want {
@@ -121,48 +105,23 @@ impl Board {
 
     /// Queues a payload at the lane that its channel has now. It can't move meanwhile: so payloads keep their order.
     pub(super) fn publish(&self, channel: String, payload: &Bytes) -> Result<(), BrokerError> {
-        let message = self.message(&channel, payload);
+        let outgoing = Outgoing::new(&channel, self.sender, payload);
         let inside = self.inside.read();
         let lane = inside.lane(&channel).ok_or_else(absent)?;
-        lane.queue.push(channel, message)
-    }
-
-    /// What publishes a payload: the whole command, so that nothing is copied again.
-    fn message(&self, channel: &str, payload: &Bytes) -> Message {
-        let mut command = BytesMut::with_capacity(WORDS + channel.len() + STAMP + payload.len());
-        wire::head(&mut command, 3);
-        wire::blob(&mut command, b"SPUBLISH");
-        wire::blob(&mut command, channel.as_bytes());
-        wire::begin_blob(&mut command, STAMP + payload.len());
-        command.put_u8(MESSAGE);
-        command.put_u64(self.sender);
-        let era = command.len();
-        command.put_u32(0);
-        command.put_slice(payload);
-        wire::end_blob(&mut command);
-        Message { command, era }
+        lane.queue.push(channel, outgoing)
     }
 
     /// Makes a message ready to leave. Under the queue's lock, so that a move can tell what has left before it.
-    pub(super) fn stamp(&self, channel: &str, message: Message) -> Bytes {
-        let Message { mut command, era: place } = message;
+    pub(super) fn stamp(&self, channel: &str, outgoing: Outgoing) -> Bytes {
         let own = self.own.read();
-        if !own.is_empty()
-            && let Some(era) = own.get(&slot(channel))
-            && let Some(place) = command.get_mut(place..place + 4)
-        {
-            place.copy_from_slice(&era.to_be_bytes());
-        }
-        command.freeze()
+        let era = if own.is_empty() { None } else { own.get(&slot(channel)) };
+        outgoing.leave(era.copied().unwrap_or_default())
     }
 
     /// Calls `pass` with the payload of a message (without its first byte), if it does not come late. No message is
     /// passed on meanwhile by another lane, or looking and passing on could be overtaken.
-    pub(super) fn admit<T>(&self, channel: &str, mut message: Bytes, pass: impl FnOnce(Bytes) -> T) -> Option<T> {
-        if message.len() < STAMP - 1 {
-            return None;
-        }
-        let (sender, era) = (message.get_u64(), message.get_u32());
+    pub(super) fn admit<T>(&self, channel: &str, message: Bytes, pass: impl FnOnce(Bytes) -> T) -> Option<T> {
+        let (sender, era, payload) = take_stamp(message)?;
         let mut heard = self.heard.lock();
         if era > 0 || !heard.is_empty() {
             let key = (sender, slot(channel));
@@ -177,7 +136,7 @@ impl Board {
                 heard.insert(key, era);
             }
         }
-        Some(pass(message))
+        Some(pass(payload))
     }
 
     /// What has left before in these slots must not be heard after what leaves from now on. Slots that get their first
@@ -319,10 +278,11 @@ mod tests {
     fn what_comes_late_is_not_admitted() {
         let (receiver, sender, other) = (Board::new(), Board::new(), Board::new());
         let message = |board: &Board, channel: &str, text: &'static str| {
-            let message = board.message(channel, &Bytes::from_static(text.as_bytes()));
-            let sender = message.era - 8;
-            let command = board.stamp(channel, message);
-            command.slice(sender..command.len() - 2)
+            let command =
+                board.stamp(channel, Outgoing::new(channel, board.sender, &Bytes::from_static(text.as_bytes())));
+            // Behind the last head of a word, and the first byte; before the end of the line.
+            let word = command.windows(3).rposition(|bytes| bytes == b"\r\nn").unwrap();
+            command.slice(word + 3..command.len() - 2)
         };
         let heard = |channel: &str, message: &Bytes| receiver.admit(channel, message.clone(), |payload| payload);
         let (one, two, else_where) =

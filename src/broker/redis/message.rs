@@ -1,12 +1,60 @@
-//! What is published: its two kinds, as they come in.
+//! What is published: its two kinds, as they go out and come in.
 
-use bytes::{Buf as _, Bytes};
+use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 
-use super::{board::MESSAGE, reply::read_told};
+use super::{reply::read_told, wire};
 use crate::protocol::Position;
+
+/// The first byte of a message that was published; then the sender, its era, the payload.
+const MESSAGE: u8 = b'n';
+
+/// How long sender and era are.
+const STAMP: usize = 8 + 4;
+
+/// How much of a command is neither channel nor payload, at most.
+const WORDS: usize = 64;
 
 /// The first byte of a message that was appended; then position, space, previous, space.
 const ENTRY: u8 = b'e';
+
+/// A payload on its way out: the whole command, so that nothing is copied again.
+pub(super) struct Outgoing {
+    command: BytesMut,
+    /// Where the era stands.
+    era: usize,
+}
+
+impl Outgoing {
+    pub(super) fn new(channel: &str, sender: u64, payload: &Bytes) -> Self {
+        let mut command = BytesMut::with_capacity(WORDS + channel.len() + STAMP + payload.len());
+        wire::head(&mut command, 3);
+        wire::blob(&mut command, b"SPUBLISH");
+        wire::blob(&mut command, channel.as_bytes());
+        wire::begin_blob(&mut command, 1 + STAMP + payload.len());
+        command.put_u8(MESSAGE);
+        command.put_u64(sender);
+        let era = command.len();
+        command.put_u32(0);
+        command.put_slice(payload);
+        wire::end_blob(&mut command);
+        Self { command, era }
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        self.command.len()
+    }
+
+    /// It leaves in this era: only then is that known.
+    pub(super) fn leave(mut self, era: u32) -> Bytes {
+        self.command[self.era..self.era + 4].copy_from_slice(&era.to_be_bytes());
+        self.command.freeze()
+    }
+}
+
+/// Takes sender and era from before a payload.
+pub(super) fn take_stamp(mut bytes: Bytes) -> Option<(u64, u32, Bytes)> {
+    (bytes.len() >= STAMP).then(|| (bytes.get_u64(), bytes.get_u32(), bytes))
+}
 
 /// What a message is.
 pub(super) struct Said {

@@ -21,8 +21,9 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    board::{Board, Message},
+    board::Board,
     connect::{ANSWER, CONNECT, Retry},
+    message::Outgoing,
     wire::{Sheet, Wire, is_refusal, refusal, text},
 };
 use crate::broker::BrokerError;
@@ -51,7 +52,7 @@ struct Load {
 /// A message that waits.
 pub(super) struct Waiting {
     channel: String,
-    message: Message,
+    message: Outgoing,
     since: Instant,
 }
 
@@ -80,7 +81,7 @@ pub(super) struct Queue {
 
 impl Queue {
     /// Queues a message.
-    pub(super) fn push(&self, channel: String, message: Message) -> Result<(), BrokerError> {
+    pub(super) fn push(&self, channel: String, message: Outgoing) -> Result<(), BrokerError> {
         let waiting = Waiting { channel, message, since: Instant::now() };
         let mut inside = self.inside.lock();
         if inside.waiting.len() >= QUEUE.payloads || inside.bytes + waiting.bytes() > QUEUE.bytes {
