@@ -181,10 +181,9 @@ impl Outbox {
         self.with(Queue::begin_anew).0
     }
 
-    /// Queues what the room has kept, for one that does not hear what the room says.
+    /// Queues what the room has kept, for one that does not hear what the room says. The actor that does so writes it.
     pub fn push_kept(&self, run: &Run) {
         self.with(|queue| queue.push_kept(run.clone()));
-        self.changed.ring();
     }
 
     /// The number of frames that it has been given so far, dropped ones left out.
@@ -250,14 +249,14 @@ impl Outbox {
         self.with(Queue::promise).0
     }
 
-    /// Queues one run even when paused or full, in its turn, and tells the position behind it.
+    /// Queues one run even when paused or full, in its turn, and tells the position behind it. The actor that does so
+    /// writes it.
     pub fn push_through(&self, run: &Run) -> u64 {
-        let (position, _) = self.with(|queue| {
+        let enqueue = |queue: &mut Queue| {
             queue.enqueue(run.clone());
             queue.promise()
-        });
-        self.changed.ring();
-        position
+        };
+        self.with(enqueue).0
     }
 
     /// Stops delivery; returns the exact number of frames that will have been delivered before. What was queued
@@ -271,17 +270,14 @@ impl Outbox {
         self.queue.lock().paused
     }
 
-    /// Lets delivery go on.
+    /// Lets delivery go on. The actor that does so writes what waits.
     pub fn resume(&self) -> Resumed {
-        let (resumed, _) = self.with(Queue::resume);
-        self.changed.ring();
-        resumed
+        self.with(Queue::resume).0
     }
 
-    /// Changes bound and policy.
+    /// Changes bound and policy. The actor that does so asks for news.
     pub fn set(&self, limit: usize, slow: Slow) {
         self.with(|queue| queue.set(limit, slow));
-        self.changed.ring();
     }
 }
 

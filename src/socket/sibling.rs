@@ -331,9 +331,11 @@ impl Sibling {
 
 /// An empty set of commands, but for one seat that never gets an answer. When each future of such a set has been asked once,
 /// it takes this for a busy loop and has its task run again for nothing, which wakes another thread: with a single command
-/// in flight that is each time. One that is never woken keeps it from that.
+/// in flight that is each time. One that is never woken keeps it from that, once it has been asked itself.
 fn never_all_asked() -> Calling {
-    std::iter::once(std::future::pending().boxed()).collect()
+    let mut calls: Calling = std::iter::once(std::future::pending().boxed()).collect();
+    _ = calls.next().now_or_never();
+    calls
 }
 
 /// The next answer; nothing is kept of them when none is awaited.
