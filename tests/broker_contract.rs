@@ -497,13 +497,18 @@ mod redis_fails {
         assert!((90_001..=150_000).contains(&ttl(idle, "pair")));
         assert!((150_001..=240_000).contains(&ttl(idle, "log")), "a first entry after the release has an end, too");
         assert!((60_001..=90_000).contains(&ttl(nobodys, "log")));
-        // Entries of a list that stand for nothing (any more) are not answered for, and do not hide the others.
+        // Notes in a list that stand for nothing (any more) are not answered for, and do not hide the others.
         let node = NodeId::fresh();
-        for n in 0..600 {
-            let stale = [format!("p {idle} {n}"), format!("r hall {n:016x} x"), format!("p {} 1", PairId::fresh())];
-            let holds = format!("mine:{{{node}}}:holds");
-            ask(&["ZADD", &holds, "0", &stale[0], "0", &stale[1], "0", &stale[2]]);
-        }
+        let stale = "
+            local function notes(n)
+                return struct.pack('>Bc1I8', 9, 'p', n) .. struct.pack('>Bc1I8c4', 13, 'r', n, 'hall')
+            end
+            for n = 1, 600 do
+                redis.call('HSET', KEYS[1], struct.pack('>I8I8', 7, n), notes(n))
+            end
+            local idle = string.gsub(ARGV[1], '..', function(two) return string.char(tonumber(two, 16)) end)
+            redis.call('HSET', KEYS[1], idle, notes(1) .. notes(2))";
+        ask(&["EVAL", stale, "1", &format!("mine:{{{node}}}:holds"), &idle.uuid().simple().to_string()]);
         link.registry.claim(idle, node, 1_000_000).await.unwrap();
         assert_eq!(link.registry.holdings(node, 10).await.unwrap().pairs, [(idle, 1_000_000)]);
         assert_eq!(link.registry.holdings(node, 10).await.unwrap().members, []);
@@ -569,7 +574,7 @@ mod redis_fails {
         assert!(lay_down(1, None).await);
         assert!(!lay_down(2, rule(3)).await);
         // Nor does a member that was refused leave anything.
-        let member = Member { id: "x".into(), node, value: Bytes::new() };
+        let member = Member { id: PairId::fresh().uuid(), node, value: Bytes::new() };
         let joined = a.registry.join(&Group::Room(room.clone()), member, Bytes::new(), Some(0), None).await.unwrap();
         assert_eq!(joined, None);
         assert_eq!(cluster.server.ask(&["KEYS", "*"]), "", "nothing is left");

@@ -22,7 +22,7 @@ async fn ten_thousand_members_are_listed_in_pages() {
     let (id, tasks, stopped) = (NodeId::fresh(), TaskTracker::new(), CancellationToken::new());
     let link = redis::connect(&url, id, "sib:", &tasks, &stopped).await.expect("redis is up");
     let group = Group::Room("stadium".parse().expect("a name"));
-    let member = |pair: PairId| Member { id: pair.to_string(), node: id, value: bytes::Bytes::new() };
+    let member = |pair: PairId| Member { id: pair.uuid(), node: id, value: bytes::Bytes::new() };
     let charter = bytes::Bytes::from_static(b"text");
     let pairs: Vec<_> = (0..MEMBERS).map(|_| PairId::fresh()).collect();
     for some in pairs.chunks(500) {

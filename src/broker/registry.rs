@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use uuid::Uuid;
 
 use super::{Appended, BrokerError, Draft, Keep};
 use crate::protocol::{Fence, NodeId, PairId, Position, RoomName};
@@ -72,8 +73,8 @@ pub enum Group {
 /// One member of a group.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Member {
-    /// Its id: a pair's or a sibling's text form. Members are listed in the order of their ids.
-    pub id: String,
+    /// Its id: a pair's, or a sibling's. Members are listed in the order of their ids.
+    pub id: Uuid,
     /// The node that it is on.
     pub node: NodeId,
     /// What that node wrote of it; opaque here.
@@ -308,7 +309,7 @@ pub trait Registry: Send + Sync + 'static {
     async fn census(&self, group: &Group) -> Result<Census, BrokerError>;
 
     /// At most `limit` members whose id comes after `after`, in the order of ids.
-    async fn members(&self, group: &Group, after: Option<&str>, limit: usize) -> Result<Vec<Member>, BrokerError>;
+    async fn members(&self, group: &Group, after: Option<Uuid>, limit: usize) -> Result<Vec<Member>, BrokerError>;
 
     /// Says that `node` lives, for at least `lease` from now.
     async fn beat(&self, node: NodeId, value: Bytes, lease: Duration) -> Result<Beat, BrokerError>;

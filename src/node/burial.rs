@@ -133,7 +133,7 @@ impl Node {
     pub(super) async fn leave(self: &Arc<Self>, group: Group, member: Member) -> Option<Position> {
         let left = self.try_to_leave(&group, &member).await;
         if let Err(error) = &left {
-            tracing::debug!(?group, id = member.id, error = error as &dyn std::error::Error, "not left yet");
+            tracing::debug!(?group, id = %member.id, error = error as &dyn std::error::Error, "not left yet");
             let mut unleft = self.unleft.lock();
             if unleft.len() < UNLEFT {
                 unleft.push((group, member));

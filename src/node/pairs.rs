@@ -385,6 +385,6 @@ impl Node {
     }
 
     fn sibling(&self, sibling: SiblingId) -> Member {
-        Member { id: sibling.to_string(), node: self.id, value: bytes::Bytes::new() }
+        Member { id: sibling.uuid(), node: self.id, value: bytes::Bytes::new() }
     }
 }

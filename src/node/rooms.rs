@@ -247,15 +247,17 @@ impl Node {
     /// A page of a room's members, as it is told over every transport.
     ///
     /// # Errors
-    /// When the broker can't be reached.
+    /// [`Fault::InvalidParams`] for an `after` that is no member's id, or when the broker can't be reached.
     pub async fn members(&self, room: &RoomName, after: Option<&str>, limit: usize) -> Result<Value, Failure> {
-        let page = self.registry.members(&Group::Room(room.clone()), after, limit).await?;
-        let after = page.last().filter(|_| page.len() == limit).map(|member| member.id.clone());
+        let after = after.map(str::parse::<PairId>).transpose();
+        let after = after.map_err(|bad| Failure::new(Fault::InvalidParams, format!("after: {bad}")))?;
+        let page = self.registry.members(&Group::Room(room.clone()), after.map(PairId::uuid), limit).await?;
+        let after = page.last().filter(|_| page.len() == limit).map(|member| PairId::from_uuid(member.id));
         let members: Vec<_> = page
             .iter()
             .map(|member| {
                 let said: Value = rmp_serde::from_slice(&member.value).unwrap_or_default();
-                json!({"pair": member.id, "node": member.node, "epoch": said["epoch"]})
+                json!({"pair": PairId::from_uuid(member.id), "node": member.node, "epoch": said["epoch"]})
             })
             .collect();
         Ok(json!({"room": room, "members": members, "after": after}))
@@ -344,7 +346,7 @@ impl Node {
 
     pub(super) fn member(&self, pair: PairId, fence: Fence) -> Member {
         let value = rmp_serde::to_vec_named(&json!({"epoch": fence.epoch})).unwrap_or_default();
-        Member { id: pair.to_string(), node: self.id, value: value.into() }
+        Member { id: pair.uuid(), node: self.id, value: value.into() }
     }
 }
 

@@ -7,11 +7,12 @@
 use std::{collections::HashSet, sync::Arc};
 
 use futures_util::FutureExt as _;
+use uuid::Uuid;
 
 use super::{Node, burial::all};
 use crate::{
     broker::{BrokerError, Group, Holdings, Member},
-    protocol::PairId,
+    protocol::{PairId, SiblingId},
 };
 
 /// At how many beats it is looked for.
@@ -23,7 +24,7 @@ const PORTION: usize = 4_096;
 #[derive(Default)]
 pub(super) struct Leftovers {
     pairs: HashSet<(PairId, u64)>,
-    members: HashSet<(Group, String)>,
+    members: HashSet<(Group, Uuid)>,
 }
 
 impl Node {
@@ -37,7 +38,7 @@ impl Node {
         let again = pairs.iter().filter(|found| before.pairs.contains(found));
         all(again.map(|(pair, nonce)| self.bury_socket(self.id, *pair, *nonce).boxed())).await?;
         for (group, member) in &members {
-            if before.members.contains(&(group.clone(), member.id.clone())) {
+            if before.members.contains(&(group.clone(), member.id)) {
                 self.try_to_leave(group, member).await?;
             }
         }
@@ -48,11 +49,8 @@ impl Node {
 
     fn is_here(&self, group: &Group, member: &Member) -> bool {
         match group {
-            Group::Siblings(_) => member.id.parse().is_ok_and(|sibling| self.siblings.contains(&sibling)),
-            Group::Room(room) => {
-                let seated = |pair| self.hub.room(room).is_some_and(|room| room.has(pair));
-                member.id.parse().is_ok_and(seated)
-            }
+            Group::Siblings(_) => self.siblings.contains(&SiblingId::from_uuid(member.id)),
+            Group::Room(room) => self.hub.room(room).is_some_and(|room| room.has(PairId::from_uuid(member.id))),
         }
     }
 }

@@ -31,7 +31,7 @@ fn around(whole: &Bytes, number: u64) -> Option<(Bytes, Bytes)> {
 
 /// What a room is told of a member that comes or goes; it is not told to that one.
 pub(super) fn counted(kind: EventKind, member: &Member) -> Option<Counted> {
-    let pair: PairId = member.id.parse().ok()?;
+    let pair = PairId::from_uuid(member.id);
     let unsaid = Some(Box::new(Unsaid { of: Some(pair), ..Unsaid::default() }));
     let data = json!({"pair": pair, "members": COUNT});
     let whole = Event::new(kind, &Said { at: now_text(), data, cause: None }, unsaid).encode().ok()?;
@@ -88,7 +88,7 @@ mod tests {
     #[test]
     fn a_number_fits_in_between() {
         let pair = PairId::fresh();
-        let member = Member { id: pair.to_string(), node: NodeId::fresh(), value: Bytes::new() };
+        let member = Member { id: pair.uuid(), node: NodeId::fresh(), value: Bytes::new() };
         let Counted { before, after, .. } = counted(EventKind::PeerLeft, &member).unwrap();
         for members in [0u64, 1, 127, 128, 10_000, 100_000] {
             let count = members.to_string();

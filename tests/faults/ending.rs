@@ -287,7 +287,7 @@ mod tests {
 
     #[test]
     fn a_key_left_behind_is_none_that_may_stay() {
-        for key in ["sib:{pair_1}:pair", "sib:{pair_1}:log", "sib:{room/hall-1}:who", "sib:{node_1}:holds"] {
+        for key in ["sib:{pair_1}:pair", "sib:{pair_1}:log", "sib:{room/hall-1}:members", "sib:{node_1}:holds"] {
             assert!(!may_stay(key), "{key}");
         }
         assert!(may_stay("sib:{nodes}:alive"));

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use tokio::task::JoinSet;
+use uuid::Uuid;
 
 use super::{ALL, LONG, Nodes, UP, claimed, created, join, number, released, until};
 use crate::{
@@ -10,8 +11,15 @@ use crate::{
     protocol::{NodeId, PairId},
 };
 
-pub(super) fn member(id: &str, node: NodeId, value: u64) -> Member {
-    Member { id: id.to_owned(), node, value: number(value) }
+/// One with a name of at most 16 letters, or a pair's: the ids of such names are in their order.
+pub(super) fn member(name: &str, node: NodeId, value: u64) -> Member {
+    let named = || {
+        let mut bytes = [0; 16];
+        bytes[..name.len()].copy_from_slice(name.as_bytes());
+        Uuid::from_bytes(bytes)
+    };
+    let id = name.parse::<PairId>().map_or_else(|_| named(), PairId::uuid);
+    Member { id, node, value: number(value) }
 }
 
 /// The first member lays down the charter, which goes with the last; members are listed in the order of their ids.
@@ -34,15 +42,16 @@ pub async fn groups_have_members_in_order(nodes: &mut Nodes) {
         ids.sort();
         let mut listed = Vec::new();
         loop {
-            let after = listed.last().map(|member: &Member| member.id.clone());
-            let page = b.registry.members(&group, after.as_deref(), 10).await.expect(UP);
+            let after = listed.last().map(|member: &Member| member.id);
+            let page = b.registry.members(&group, after, 10).await.expect(UP);
             assert!(page.len() <= 10);
             if page.is_empty() {
                 break;
             }
             listed.extend(page);
         }
-        assert_eq!(listed.iter().map(|member| &member.id).collect::<Vec<_>>(), ids.iter().collect::<Vec<_>>());
+        let names: Vec<_> = listed.iter().map(|member| PairId::from_uuid(member.id).to_string()).collect();
+        assert_eq!(names, ids);
         assert!(listed.iter().all(|member| member.node == one));
         assert_eq!(b.registry.members(&group, None, 0).await.expect(UP), []);
 

@@ -150,7 +150,7 @@ pub async fn payloads_are_bytes(nodes: &mut Nodes) {
 
     let (pair, group) = (PairId::fresh(), Group::Siblings(PairId::fresh()));
     for odd in odd {
-        let member = Member { id: "message".into(), node: NodeId::fresh(), value: odd.clone() };
+        let member = Member { id: PairId::fresh().uuid(), node: NodeId::fresh(), value: odd.clone() };
         assert_eq!(join(a, &group, member.clone(), odd.clone()).await.charter, Some(odd.clone()));
         assert_eq!(b.registry.members(&group, None, 9).await.expect(UP), vec![member.clone()]);
         assert!(b.registry.leave(&group, &member, None).await.expect(UP).is_some());

@@ -84,10 +84,10 @@ pub async fn places_are_taken_once(nodes: &mut Nodes) {
         for _ in 0..20 {
             let (registry, group) = (link.registry.clone(), group.clone());
             joins.spawn(async move {
-                let (id, node) = (PairId::fresh().to_string(), NodeId::fresh());
-                let joined =
-                    registry.join(&group, member(&id, node, 0), number(0), Some(PLACES), None).await.expect(UP);
-                (id, node, joined)
+                let (pair, node) = (PairId::fresh(), NodeId::fresh());
+                let member = member(&pair.to_string(), node, 0);
+                let joined = registry.join(&group, member, number(0), Some(PLACES), None).await.expect(UP);
+                (pair.uuid(), node, joined)
             });
         }
     }
@@ -96,9 +96,9 @@ pub async fn places_are_taken_once(nodes: &mut Nodes) {
     counts.sort_unstable();
     assert_eq!(counts, (1..=PLACES).collect::<Vec<_>>(), "each was told another number");
     let members = nodes[0].registry.members(&group, None, 100).await.expect(UP);
-    let mut ids: Vec<_> = inside.iter().map(|(id, ..)| id).collect();
+    let mut ids: Vec<_> = inside.iter().map(|(id, ..)| *id).collect();
     ids.sort();
-    assert_eq!(members.iter().map(|member| &member.id).collect::<Vec<_>>(), ids);
+    assert_eq!(members.iter().map(|member| member.id).collect::<Vec<_>>(), ids);
     for (_, node, _) in outside {
         assert_eq!(nodes[1].registry.holdings(node, 10).await.expect(UP), Holdings::default());
     }

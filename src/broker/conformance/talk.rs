@@ -119,7 +119,8 @@ pub async fn crowds_are_told_of_together(nodes: &mut Nodes) {
         c.registry.tell_changes(&room, &changes, &ALL).await.expect(UP)
     };
     let mut due_of = |text: &str, who: &[u64], end: &str| {
-        let list = serde_json::to_vec(&who.iter().copied().map(name).collect::<Vec<_>>()).expect("a list");
+        let pair = |n: &u64| PairId::from_uuid(member(&name(*n), node, 0).id);
+        let list = serde_json::to_vec(&who.iter().map(pair).collect::<Vec<_>>()).expect("a list");
         due.push([text.as_bytes(), b"8", b" of ", &list, end.as_bytes()].concat());
     };
     let range = |from: u64, to: u64| (from..to).collect::<Vec<_>>();

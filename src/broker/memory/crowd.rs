@@ -3,7 +3,7 @@
 use super::{port::Port, store::Store};
 use crate::{
     broker::{CROWD, Changes, Counted, Draft, Group, Keep, MOST_CHANGES},
-    protocol::{RoomName, Topic},
+    protocol::{PairId, RoomName, Topic},
 };
 
 impl Store {
@@ -18,7 +18,7 @@ impl Port {
         &self,
         store: &mut Store,
         room: &RoomName,
-        change: (bool, String),
+        change: (bool, PairId),
         told: Option<(&Counted, &Keep)>,
     ) {
         let Some((Counted { nonce, before, after }, keep)) = told else { return };

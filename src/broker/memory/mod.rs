@@ -208,7 +208,7 @@ mod tests {
                 link.broker.append(&pair.into(), Some(Under { fence, after: None }), &[draft], &keep).await.unwrap();
             assert_eq!(appended, Appended::At(Position { offset: 1, nonce: n }, 0));
             let group = Group::Siblings(pair);
-            let [member, other] = ["sib", "other"].map(|id| Member { id: id.into(), node, value: Bytes::new() });
+            let [member, other] = [(); 2].map(|()| Member { id: PairId::fresh().uuid(), node, value: Bytes::new() });
             assert_eq!(link.registry.join(&group, member.clone(), Bytes::new(), Some(0), None).await.unwrap(), None);
             assert!(link.registry.join(&group, member.clone(), Bytes::new(), Some(1), None).await.unwrap().is_some());
             assert_eq!(link.registry.join(&group, other, Bytes::new(), Some(1), None).await.unwrap(), None);

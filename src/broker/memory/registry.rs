@@ -5,6 +5,7 @@ use std::{collections::hash_map::Entry, ops::Bound, time::Duration};
 use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::time::Instant;
+use uuid::Uuid;
 
 use super::{
     port::Port,
@@ -255,12 +256,12 @@ impl Registry for Port {
     ) -> Result<Option<Census>, BrokerError> {
         let mut store = self.medium.store.lock();
         let roll = store.groups.get(group);
-        let is_in = roll.is_some_and(|roll| roll.get(&member.id).is_some());
+        let is_in = roll.is_some_and(|roll| roll.get(member.id).is_some());
         let count = roll.map_or(0, |roll| roll.count());
         if !is_in && capacity.is_some_and(|capacity| count >= capacity) {
             return Ok(None);
         }
-        let joined = member.id.clone();
+        let joined = PairId::from_uuid(member.id);
         store.groups.entry(group.clone()).or_insert_with(|| Box::new(Roll::new(charter))).add(member);
         if let Group::Room(room) = group {
             store.keep_history(&Topic::Talk(room.clone()), None);
@@ -279,15 +280,15 @@ impl Registry for Port {
     ) -> Result<Option<Census>, BrokerError> {
         let mut store = self.medium.store.lock();
         let Some(roll) = store.groups.get_mut(group) else { return Ok(None) };
-        if roll.get(&member.id) != Some(member) {
+        if roll.get(member.id) != Some(member) {
             return Ok(None);
         }
-        roll.remove(&member.id);
+        roll.remove(member.id);
         if roll.is_empty() {
             store.groups.remove(group);
         }
         if let Group::Room(room) = group {
-            self.tell_count(&mut store, room, (false, member.id.clone()), told);
+            self.tell_count(&mut store, room, (false, PairId::from_uuid(member.id)), told);
         }
         Ok(Some(store.census(group)))
     }
@@ -318,7 +319,7 @@ impl Registry for Port {
         Ok(self.medium.store.lock().census(group))
     }
 
-    async fn members(&self, group: &Group, after: Option<&str>, limit: usize) -> Result<Vec<Member>, BrokerError> {
+    async fn members(&self, group: &Group, after: Option<Uuid>, limit: usize) -> Result<Vec<Member>, BrokerError> {
         let store = self.medium.store.lock();
         let Some(roll) = store.groups.get(group) else { return Ok(Vec::new()) };
         Ok(roll.after(after).take(limit).cloned().collect())

@@ -1,6 +1,7 @@
 //! Who is in a group.
 
 use bytes::Bytes;
+use uuid::Uuid;
 
 use crate::broker::Member;
 
@@ -26,17 +27,17 @@ impl Roll {
         self.members.len() as u64
     }
 
-    fn find(&self, id: &str) -> Result<usize, usize> {
-        self.members.binary_search_by(|member| member.id.as_str().cmp(id))
+    fn find(&self, id: Uuid) -> Result<usize, usize> {
+        self.members.binary_search_by_key(&id, |member| member.id)
     }
 
-    pub(super) fn get(&self, id: &str) -> Option<&Member> {
+    pub(super) fn get(&self, id: Uuid) -> Option<&Member> {
         self.find(id).ok().map(|at| &*self.members[at])
     }
 
     /// Writes somebody in, in the place of who had the same id.
     pub(super) fn add(&mut self, member: Member) {
-        match self.find(&member.id) {
+        match self.find(member.id) {
             Ok(at) => *self.members[at] = member,
             Err(at) => {
                 // Most groups are small.
@@ -48,14 +49,14 @@ impl Roll {
         }
     }
 
-    pub(super) fn remove(&mut self, id: &str) {
+    pub(super) fn remove(&mut self, id: Uuid) {
         if let Ok(at) = self.find(id) {
             self.members.remove(at);
         }
     }
 
     /// Those whose ids come after this one; all without one.
-    pub(super) fn after(&self, id: Option<&str>) -> impl Iterator<Item = &Member> {
+    pub(super) fn after(&self, id: Option<Uuid>) -> impl Iterator<Item = &Member> {
         let from = id.map_or(0, |id| self.find(id).map_or_else(|at| at, |at| at + 1));
         self.members[from..].iter().map(|member| &**member)
     }

@@ -93,7 +93,7 @@ pub(super) struct Store {
     pub(super) commands: HashMap<(PairId, String), Box<Timed<Command>>>,
     pub(super) groups: HashMap<Group, Box<Roll>>,
     /// Who has come to a crowd (true) or left it, and is not told of yet.
-    pub(super) untold: HashMap<RoomName, VecDeque<(bool, String)>>,
+    pub(super) untold: HashMap<RoomName, VecDeque<(bool, PairId)>>,
     pub(super) rules: BTreeMap<RoomName, Rule>,
     pub(super) nodes: BTreeMap<NodeId, Known>,
     pub(super) sentences: u64,

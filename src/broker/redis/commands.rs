@@ -17,7 +17,7 @@ use fred::{
     error::{Error, ErrorKind},
     interfaces::ClientLike,
     types::{
-        CustomCommand, FromValue, Value,
+        CustomCommand, Value,
         config::{Options, Server},
     },
 };
@@ -167,26 +167,12 @@ impl Commands {
         self.send(&key, name, all).await
     }
 
-    pub(super) async fn hmget<T: FromValue>(&self, key: String, fields: Vec<&str>) -> Result<T, Error> {
-        let args = [key.as_str()].into_iter().chain(fields).map(Value::from).collect();
-        self.send(&key, "HMGET", args).await?.convert()
-    }
-
     pub(super) async fn get(&self, key: String) -> Result<Value, Error> {
         self.send(&key, "GET", vec![key.as_str().into()]).await
     }
 
     pub(super) async fn hget(&self, key: String, field: &str) -> Result<Value, Error> {
         self.send(&key, "HGET", vec![key.as_str().into(), field.into()]).await
-    }
-
-    pub(super) async fn zadd(&self, key: String, entry: String) -> Result<(), Error> {
-        self.send(&key, "ZADD", vec![key.as_str().into(), "0".into(), entry.into()]).await.map(drop)
-    }
-
-    pub(super) async fn zrem(&self, key: String, entries: Vec<String>) -> Result<(), Error> {
-        let args = [key.clone()].into_iter().chain(entries).map(Value::from).collect();
-        self.send(&key, "ZREM", args).await.map(drop)
     }
 
     pub(super) async fn zremrangebylex(&self, key: String, [from, to]: [String; 2]) -> Result<(), Error> {

@@ -1,20 +1,24 @@
 //! What a node is answerable for, kept so that another can clean up after it.
 //!
 //! Records and groups live in other slots than a node's list of them, so the two can't change in one step. The list
-//! errs on the safe side: an entry is added before what it stands for is taken, and removed after it is given up, and
-//! whoever reads it compares it with what it stands for. Each entry carries the claim's nonce, or the joining's mark:
-//! so an old entry's removal can't hit the new one of the same thing.
+//! errs on the safe side: a note is made before what it stands for is taken, and struck after it is given up, and
+//! whoever reads it compares it with what it stands for. Each note carries the claim's nonce, or the joining's mark: so
+//! to strike an old one can't hit the new one of the same thing.
+//!
+//! All that is held is of some pair. The list has one place for each, with all notes of it: of an idle pair there are
+//! three, each of which would otherwise take as much memory as all of them.
 
 use std::{collections::HashSet, time::Duration};
 
-use bytes::Bytes;
+use bytes::{Buf as _, Bytes};
 use fred::types::Value;
 use parking_lot::Mutex;
 use tokio::time::Instant;
+use uuid::Uuid;
 
 use super::{
     Redis,
-    reply::{as_array, as_parsed},
+    reply::{as_array, as_bytes, as_record, write_id},
     script::{self, unavailable},
 };
 use crate::{
@@ -22,15 +26,15 @@ use crate::{
     protocol::{NodeId, PairId},
 };
 
-/// How many entries are compared in one go.
+/// Of how many pairs the notes are compared in one go.
 const PAGE: usize = 256;
 
-/// How long an entry that stands for nothing is let alone: what it is to stand for may be on its way.
+/// How long a note that stands for nothing is let alone: what it is to stand for may be on its way.
 const DOUBT: Duration = Duration::from_secs(5);
 /// How often a node's list is looked through after something went wrong.
 const LOOKS: u32 = 3;
 
-/// Whether a node's list may have entries that stand for nothing. Each call that fails may leave some behind.
+/// Whether a node's list may have notes that stand for nothing. Each call that fails may leave some behind.
 #[derive(Default)]
 pub(super) struct Doubts(Mutex<Look>);
 
@@ -40,7 +44,7 @@ struct Look {
     due: u32,
     last: Option<Instant>,
     /// What stood for nothing at the last one.
-    stale: HashSet<String>,
+    stale: HashSet<Hold>,
 }
 
 impl Doubts {
@@ -59,72 +63,129 @@ impl Doubts {
     }
 
     /// What stands for nothing, now and at the look before.
-    fn settle(&self, stale: Vec<String>) -> Vec<String> {
+    fn settle(&self, stale: Vec<Hold>) -> Vec<Hold> {
         let mut look = self.0.lock();
-        let both = stale.iter().filter(|entry| look.stale.contains(*entry)).cloned().collect();
+        let both = stale.iter().filter(|hold| look.stale.contains(hold)).cloned().collect();
         look.stale = stale.into_iter().collect();
         both
     }
 }
 
-/// One entry of a node's list.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// What a note stands for.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) enum Hold {
     /// A pair, by the nonce of its fence.
     Pair(PairId, u64),
     /// A pair that it is the keeper of, by the nonce of its last fence.
     Kept(PairId, u64),
     /// A member of a group, by its mark.
-    Member(Group, Mark, String),
+    Member(Group, Mark, Uuid),
 }
 
-/// What tells one joining from the next of the same member: 16 hexadecimal digits.
-pub(super) type Mark = String;
+/// What tells one joining from the next of the same member.
+pub(super) type Mark = u64;
 
 impl Hold {
-    fn write(&self) -> String {
+    /// Whose it is: the members of rooms are pairs.
+    fn pair(&self) -> PairId {
         match self {
-            Self::Pair(pair, nonce) => format!("p {pair} {nonce}"),
-            Self::Kept(pair, nonce) => format!("k {pair} {nonce}"),
-            Self::Member(Group::Room(room), mark, id) => format!("r {room} {mark} {id}"),
-            Self::Member(Group::Siblings(pair), mark, id) => format!("s {pair} {mark} {id}"),
+            Self::Pair(pair, _) | Self::Kept(pair, _) | Self::Member(Group::Siblings(pair), ..) => *pair,
+            Self::Member(Group::Room(_), _, id) => PairId::from_uuid(*id),
         }
     }
 
-    fn read(text: &str) -> Option<Self> {
-        let (kind, rest) = text.split_once(' ')?;
-        let (name, rest) = rest.split_once(' ')?;
-        match kind {
-            "p" => return Some(Self::Pair(name.parse().ok()?, rest.parse().ok()?)),
-            "k" => return Some(Self::Kept(name.parse().ok()?, rest.parse().ok()?)),
-            _ => {}
-        }
-        let (mark, id) = rest.split_once(' ')?;
-        let group = match kind {
-            "r" => Group::Room(name.parse().ok()?),
-            "s" => Group::Siblings(name.parse().ok()?),
-            _ => return None,
+    /// The note, with how long it is before it, see `lua/noted.lua`: a letter, then nonce or mark, then the room or the
+    /// sibling.
+    fn note(&self) -> Bytes {
+        let (kind, number, rest) = match self {
+            Self::Pair(_, nonce) => (b'p', nonce, &[][..]),
+            Self::Kept(_, nonce) => (b'k', nonce, &[][..]),
+            Self::Member(Group::Room(room), mark, _) => (b'r', mark, room.as_str().as_bytes()),
+            Self::Member(Group::Siblings(_), mark, id) => (b's', mark, &id.as_bytes()[..]),
         };
-        Some(Self::Member(group, mark.to_owned(), id.to_owned()))
+        let long = u8::try_from(1 + 8 + rest.len()).unwrap_or_default();
+        [&[long, kind][..], &number.to_be_bytes(), rest].concat().into()
+    }
+
+    fn read(pair: PairId, mut note: &[u8]) -> Option<Self> {
+        let kind = note.try_get_u8().ok()?;
+        let number = note.try_get_u64().ok()?;
+        match kind {
+            b'p' => Some(Self::Pair(pair, number)),
+            b'k' => Some(Self::Kept(pair, number)),
+            b'r' => {
+                let room = std::str::from_utf8(note).ok()?.parse().ok()?;
+                Some(Self::Member(Group::Room(room), number, pair.uuid()))
+            }
+            b's' => Some(Self::Member(Group::Siblings(pair), number, Uuid::from_slice(note).ok()?)),
+            _ => None,
+        }
+    }
+
+    /// All that is noted of a pair.
+    fn read_all(pair: PairId, mut noted: &[u8]) -> Vec<Self> {
+        let mut holds = Vec::new();
+        while let Some((long, rest)) = noted.split_first() {
+            let Some((note, rest)) = rest.split_at_checked(usize::from(*long)) else { break };
+            holds.extend(Self::read(pair, note));
+            noted = rest;
+        }
+        holds
+    }
+
+    fn args(&self) -> [Value; 2] {
+        [write_id(self.pair().uuid()), self.note().into()]
     }
 }
 
-/// What a group's HASH says of a member: node, mark, value.
-pub(super) fn write_member(node: NodeId, mark: &Mark, value: &Bytes) -> Bytes {
-    [node.to_string().as_bytes(), mark.as_bytes(), value].concat().into()
+/// How a group has a member: id, node, mark, value.
+pub(super) fn write_member(member: &Member, mark: Mark) -> Bytes {
+    let Member { id, node, value } = member;
+    [&id.as_bytes()[..], node.uuid().as_bytes(), &mark.to_be_bytes(), value].concat().into()
 }
 
 /// The reverse of [`write_member`].
-pub(super) fn read_member(mut bytes: Bytes) -> Result<(NodeId, Mark, Bytes), BrokerError> {
-    let garbled = || BrokerError::Garbled("not a member".into());
-    // "node_" and 26 characters, then the mark.
-    if bytes.len() < 31 + 16 {
-        return Err(garbled());
+pub(super) fn read_member(mut bytes: Bytes) -> Result<(Member, Mark), BrokerError> {
+    if bytes.len() < 16 + 16 + 8 {
+        return Err(BrokerError::Garbled("not a member".into()));
     }
-    let text = |bytes: &Bytes| std::str::from_utf8(bytes).map(str::to_owned).map_err(|_| garbled());
-    let node = text(&bytes.split_to(31))?.parse().map_err(|_| garbled())?;
-    let mark = text(&bytes.split_to(16))?;
-    Ok((node, mark, bytes))
+    let (id, node, mark) = (bytes.get_u128(), bytes.get_u128(), bytes.get_u64());
+    let node = NodeId::from_uuid(Uuid::from_u128(node));
+    Ok((Member { id: Uuid::from_u128(id), node, value: bytes }, mark))
+}
+
+/// A walk through a node's list.
+struct Walk {
+    node: NodeId,
+    /// Where it goes on; `None` at the end.
+    cursor: Option<Bytes>,
+    /// Redis may show a place twice when the list grows or shrinks meanwhile.
+    seen: HashSet<PairId>,
+}
+
+impl Walk {
+    fn new(node: NodeId) -> Self {
+        Self { node, cursor: Some(Bytes::from_static(b"0")), seen: HashSet::new() }
+    }
+
+    /// The next notes; `None` behind the last.
+    async fn next(&mut self, redis: &Redis) -> Result<Option<Vec<Hold>>, BrokerError> {
+        let Some(cursor) = self.cursor.take() else { return Ok(None) };
+        let garbled = || BrokerError::Garbled("not a page of a list".into());
+        let key = redis.keys.holds(self.node);
+        let args = vec![key.as_str().into(), cursor.into(), "COUNT".into(), PAGE.to_string().into()];
+        let reply = redis.commands.send(&key, "HSCAN", args).await.map_err(unavailable)?;
+        let [cursor, page] = <[Value; 2]>::try_from(as_array(reply)?).map_err(|_| garbled())?;
+        self.cursor = Some(as_bytes(cursor)?).filter(|cursor| cursor != "0");
+        let (mut page, mut holds) = (as_array(page)?.into_iter(), Vec::new());
+        while let (Some(pair), Some(noted)) = (page.next(), page.next()) {
+            let pair = PairId::from_uuid(Uuid::from_slice(&as_bytes(pair)?).map_err(|_| garbled())?);
+            if self.seen.insert(pair) {
+                holds.extend(Hold::read_all(pair, &as_bytes(noted)?));
+            }
+        }
+        Ok(Some(holds))
+    }
 }
 
 impl Redis {
@@ -136,139 +197,101 @@ impl Redis {
         keys: Vec<String>,
         args: Vec<Value>,
     ) -> Result<Value, BrokerError> {
-        self.commands.zadd(self.keys.holds(node), hold.write()).await.map_err(unavailable)?;
+        script::NOTE.call(&self.commands, vec![self.keys.holds(node)], hold.args().into()).await?;
         script.call(&self.commands, keys, args).await
     }
 
-    /// After something was given up. It is so whether or not this works: an entry too many is found by its readers.
+    /// After something was given up. It is so whether or not this works: a note too many is found by its readers.
     pub(super) async fn strike(&self, node: NodeId, hold: &Hold) {
-        self.strike_all(node, vec![hold.write()]).await;
+        self.strike_all(node, std::slice::from_ref(hold)).await;
     }
 
     /// Strikes what calls that failed have left in a node's own list.
     pub(super) async fn settle_doubts(&self, node: NodeId) -> Result<(), BrokerError> {
         if self.doubts.is_due(self.commands.take_failed()) {
             let stale = self.doubts.settle(self.stale_holds(node).await?);
-            self.strike_all(node, stale).await;
+            self.strike_all(node, &stale).await;
         }
         Ok(())
     }
 
     /// Several at once.
-    pub(super) async fn strike_all(&self, node: NodeId, entries: Vec<String>) {
-        for some in entries.chunks(PAGE) {
-            if let Err(error) = self.commands.zrem(self.keys.holds(node), some.to_vec()).await {
-                tracing::debug!(%node, %error, "entries too many stay in a node's list");
+    pub(super) async fn strike_all(&self, node: NodeId, holds: &[Hold]) {
+        for some in holds.chunks(PAGE) {
+            let args = some.iter().flat_map(Hold::args).collect();
+            if let Err(error) = script::STRIKE.call(&self.commands, vec![self.keys.holds(node)], args).await {
+                let error = &error as &dyn std::error::Error;
+                tracing::debug!(%node, error, "notes too many stay in a node's list");
             }
         }
     }
 
+    /// At most `limit` of each kind.
     pub(super) async fn read_holds(&self, node: NodeId, limit: usize) -> Result<Holdings, BrokerError> {
-        let mut holdings = Holdings::default();
-        self.each_hold(node, ["[p ", "(p!"], limit, |hold| {
-            if let Hold::Pair(pair, nonce) = hold {
-                holdings.pairs.push((pair, nonce));
-            }
-        })
-        .await?;
-        self.each_hold(node, ["[k ", "(k!"], limit, |hold| {
-            if let Hold::Kept(pair, _) = hold {
-                holdings.kept.push(pair);
-            }
-        })
-        .await?;
-        let mut members = Vec::new();
-        self.each_hold(node, ["[r ", "(s!"], limit, |hold| {
-            if let Hold::Member(group, _, id) = hold {
-                members.push((group, id));
-            }
-        })
-        .await?;
-        for (group, id) in members {
-            // In the order in which they were found; one that has moved on meanwhile is another's to answer for.
-            let was = self.commands.hget(self.keys.group(&group).who, &id).await.map_err(unavailable)?;
-            let was = was.into_bytes().and_then(|bytes| read_member(bytes).ok());
-            if let Some((on, _, value)) = was.filter(|(on, ..)| *on == node) {
-                holdings.members.push((group, Member { id, node: on, value }));
-            }
+        let (mut all, mut walk) = (Holdings::default(), Walk::new(node));
+        while all.pairs.len().min(all.kept.len()).min(all.members.len()) < limit {
+            let Some(holds) = walk.next(self).await? else { break };
+            let (standing, _) = self.compare(node, holds).await?;
+            all.pairs.extend(standing.pairs);
+            all.kept.extend(standing.kept);
+            all.members.extend(standing.members);
         }
-        Ok(holdings)
+        all.pairs.truncate(limit);
+        all.kept.truncate(limit);
+        all.members.truncate(limit);
+        Ok(all)
     }
 
-    /// The entries of a node's list that stand for nothing.
-    pub(super) async fn stale_holds(&self, node: NodeId) -> Result<Vec<String>, BrokerError> {
-        let (mut from, mut stale) = ("-".to_owned(), Vec::new());
-        loop {
-            let entries = self.hold_page(node, &from, "+").await?;
-            let Some(last) = entries.last() else { return Ok(stale) };
-            from = format!("({last}");
-            let holds = entries.iter().filter_map(|entry| Hold::read(entry)).collect();
-            let standing: Vec<_> = self.compare(node, holds).await?.iter().map(Hold::write).collect();
-            stale.extend(entries.into_iter().filter(|entry| !standing.contains(entry)));
+    /// What in a node's list stands for nothing.
+    pub(super) async fn stale_holds(&self, node: NodeId) -> Result<Vec<Hold>, BrokerError> {
+        let (mut stale, mut walk) = (Vec::new(), Walk::new(node));
+        while let Some(holds) = walk.next(self).await? {
+            stale.extend(self.compare(node, holds).await?.1);
         }
+        Ok(stale)
     }
 
-    async fn hold_page(&self, node: NodeId, from: &str, to: &str) -> Result<Vec<String>, BrokerError> {
-        let args: Vec<Value> = vec![from.into(), to.into(), PAGE.to_string().into()];
-        let reply = script::PAGE.call(&self.commands, vec![self.keys.holds(node)], args).await?;
-        Ok(as_array(reply)?.into_iter().skip(1).filter_map(Value::into_string).collect())
-    }
-
-    /// Calls `found` for the first `limit` entries in a part of the list that stand for something.
-    async fn each_hold(
-        &self,
-        node: NodeId,
-        [from, to]: [&str; 2],
-        limit: usize,
-        mut found: impl FnMut(Hold) + Send,
-    ) -> Result<(), BrokerError> {
-        let (mut from, mut left) = (from.to_owned(), limit);
-        while left > 0 {
-            let entries = self.hold_page(node, &from, to).await?;
-            let Some(last) = entries.last() else { return Ok(()) };
-            from = format!("({last}");
-            let holds = entries.iter().filter_map(|entry| Hold::read(entry)).collect();
-            for hold in self.compare(node, holds).await?.into_iter().take(left) {
-                found(hold);
-                left -= 1;
-            }
-            if entries.len() < PAGE {
-                return Ok(());
-            }
-        }
-        Ok(())
-    }
-
-    /// Those entries that stand for something, by one round trip.
-    async fn compare(&self, node: NodeId, holds: Vec<Hold>) -> Result<Vec<Hold>, BrokerError> {
-        if holds.is_empty() {
-            return Ok(holds);
-        }
+    /// What stands, and what stands for nothing (any more), by one round trip.
+    async fn compare(&self, node: NodeId, holds: Vec<Hold>) -> Result<(Holdings, Vec<Hold>), BrokerError> {
         let ask = |hold: &Hold| match hold {
             Hold::Pair(pair, _) | Hold::Kept(pair, _) => {
-                let whose = if matches!(hold, Hold::Pair(..)) { "holder" } else { "keeper" };
                 let key = self.keys.pair(*pair);
-                (key.clone(), "HMGET", vec![key.into(), "nonce".into(), whose.into()])
+                (key.clone(), "GET", vec![key.into()])
             }
             Hold::Member(group, _, id) => {
-                let key = self.keys.group(group).who;
-                (key.clone(), "HGET", vec![key.into(), id.as_str().into()])
+                let key = self.keys.group(group).members;
+                let from = Bytes::from([&b"["[..], id.as_bytes()].concat());
+                let args = [key.as_str().into(), from.into()].into_iter();
+                (key, "ZRANGEBYLEX", args.chain(["+", "LIMIT", "0", "1"].map(Value::from)).collect())
             }
         };
         let asked: Vec<_> = holds.iter().map(ask).collect();
         let replies = self.commands.send_all(asked).await.map_err(unavailable)?;
-        let stands = |hold: &Hold, reply: Value| match hold {
-            Hold::Pair(_, nonce) | Hold::Kept(_, nonce) => as_array(reply).is_ok_and(|fields| {
-                matches!(fields.as_slice(), [is, whose]
-                    if as_parsed(is).is_ok_and(|is: u64| is == *nonce)
-                        && as_parsed(whose).is_ok_and(|whose: NodeId| whose == node))
-            }),
-            Hold::Member(_, mark, _) => reply
-                .into_bytes()
-                .and_then(|bytes| read_member(bytes).ok())
-                .is_some_and(|(on, is, _)| on == node && is == *mark),
-        };
-        Ok(holds.into_iter().zip(replies).filter_map(|(hold, reply)| stands(&hold, reply).then_some(hold)).collect())
+        let (mut standing, mut stale) = (Holdings::default(), Vec::new());
+        for (hold, reply) in holds.into_iter().zip(replies) {
+            match &hold {
+                Hold::Pair(pair, nonce) | Hold::Kept(pair, nonce) => {
+                    let record = as_record(reply).ok().flatten().filter(|record| record.fence.nonce == *nonce);
+                    match (&hold, record) {
+                        (Hold::Pair(..), Some(record)) if record.holder == Some(node) => {
+                            standing.pairs.push((*pair, *nonce));
+                        }
+                        (Hold::Kept(..), Some(record)) if record.keeper == Some(node) => standing.kept.push(*pair),
+                        _ => stale.push(hold),
+                    }
+                }
+                Hold::Member(group, mark, id) => {
+                    let first = as_array(reply).ok().and_then(|found| found.into_iter().next());
+                    match first.and_then(Value::into_bytes).and_then(|member| read_member(member).ok()) {
+                        Some((member, is)) if member.id == *id && member.node == node && is == *mark => {
+                            standing.members.push((group.clone(), member));
+                        }
+                        _ => stale.push(hold),
+                    }
+                }
+            }
+        }
+        Ok((standing, stale))
     }
 }
 
@@ -277,19 +300,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_written_is_read() {
+    fn what_is_noted_is_read() {
         let pair = PairId::fresh();
-        for hold in [
+        let holds = [
             Hold::Pair(pair, u64::MAX),
             Hold::Kept(pair, 0),
-            Hold::Member(Group::Room("a/~b".parse().unwrap()), "0".repeat(16), pair.to_string()),
-            Hold::Member(Group::Siblings(pair), "f".repeat(16), "sib_1".into()),
-        ] {
-            assert_eq!(Hold::read(&hold.write()), Some(hold));
-        }
-        let node = NodeId::fresh();
-        let member = write_member(node, &"1".repeat(16), &Bytes::from_static(b"x y"));
-        assert_eq!(read_member(member).unwrap(), (node, "1".repeat(16), Bytes::from_static(b"x y")));
-        assert!(read_member(Bytes::from_static(b"short")).is_err());
+            Hold::Member(Group::Room("a/~b".parse().unwrap()), 7, pair.uuid()),
+            Hold::Member(Group::Room("~".repeat(128).parse().unwrap()), 7, pair.uuid()),
+            Hold::Member(Group::Siblings(pair), 9, Uuid::now_v7()),
+        ];
+        assert!(holds.iter().all(|hold| hold.pair() == pair));
+        let noted = holds.iter().map(Hold::note).collect::<Vec<_>>().concat();
+        assert_eq!(Hold::read_all(pair, &noted), holds);
+        assert_eq!(Hold::read_all(pair, &noted[..noted.len() - 1]), holds[..4]);
+        let member = Member { id: pair.uuid(), node: NodeId::fresh(), value: Bytes::from_static(b"x y") };
+        let written = write_member(&member, 5);
+        assert_eq!(read_member(written.clone()).unwrap(), (member, 5));
+        assert!(read_member(written.slice(..39)).is_err());
     }
 }

@@ -16,10 +16,8 @@ pub(super) struct Keys {
 
 /// The keys of a group.
 pub(super) struct GroupKeys {
-    /// ZSET, all scores 0: the ids in their order.
+    /// ZSET, all scores 0: the members in the order of their ids, see `lua/counted.lua`.
     pub(super) members: String,
-    /// HASH: id to node, mark and value.
-    pub(super) who: String,
     /// STRING.
     pub(super) charter: String,
     /// HASH: version and value. For all but rooms it never exists.
@@ -36,7 +34,7 @@ impl Keys {
         (!prefix.contains(['{', '}'])).then(|| Self { prefix: prefix.to_owned() })
     }
 
-    /// HASH: a pair's record.
+    /// STRING: a pair's record, see `lua/record.lua`.
     pub(super) fn pair(&self, pair: PairId) -> String {
         format!("{}{{{pair}}}:pair", self.prefix)
     }
@@ -46,7 +44,7 @@ impl Keys {
         format!("{}{{{pair}}}:command:{key}", self.prefix)
     }
 
-    /// LIST: a topic's history.
+    /// LIST: a topic's history, see `lua/entries.lua`.
     pub(super) fn log(&self, topic: &Topic) -> String {
         self.under(topic, if matches!(topic, Topic::Talk(_)) { "talk" } else { "log" })
     }
@@ -74,7 +72,6 @@ impl Keys {
         };
         GroupKeys {
             members: key("members"),
-            who: key("who"),
             charter: key("charter"),
             rule: key("rule"),
             talk: key("talk"),
@@ -82,7 +79,7 @@ impl Keys {
         }
     }
 
-    /// ZSET, all scores 0: what a node holds, see [`super::holds`].
+    /// HASH: pair to all that a node holds of it, see [`super::holds`].
     pub(super) fn holds(&self, node: NodeId) -> String {
         format!("{}{{{node}}}:holds", self.prefix)
     }
@@ -115,8 +112,8 @@ impl Keys {
 impl From<GroupKeys> for Vec<String> {
     /// As every script about groups takes them, see `lua/counted.lua`.
     fn from(keys: GroupKeys) -> Self {
-        let GroupKeys { members, who, charter, rule, talk, untold } = keys;
-        vec![members, who, charter, rule, talk, untold]
+        let GroupKeys { members, charter, rule, talk, untold } = keys;
+        vec![members, charter, rule, talk, untold]
     }
 }
 
@@ -132,7 +129,7 @@ mod tests {
         assert_eq!(keys.pair(pair), format!("sib:{{{pair}}}:pair"));
         assert_eq!(keys.pair(pair), keys.record(&pair.into()));
         assert_eq!(keys.log(&pair.into()), format!("sib:{{{pair}}}:log"));
-        assert_eq!(keys.group(&Group::Siblings(pair)).who, format!("sib:{{{pair}}}:who"));
+        assert_eq!(keys.group(&Group::Siblings(pair)).members, format!("sib:{{{pair}}}:members"));
         assert_eq!(keys.live(&room), "sib:{room/a/b}:live");
         let talk = Topic::Talk("a/b".parse().unwrap());
         let group = keys.group(&Group::Room("a/b".parse().unwrap()));

@@ -52,6 +52,7 @@ use fred::{
 };
 use tokio::sync::mpsc;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use uuid::Uuid;
 
 pub use self::connect::check_url;
 use self::{
@@ -62,7 +63,9 @@ use self::{
     keys::Keys,
     live::Shared,
     lookout::Lookout,
-    reply::{as_appended, as_entries, as_page, as_parsed, as_position, millis},
+    reply::{
+        as_appended, as_entries, as_page, as_parsed, as_position, millis, write_fence, write_number, write_position,
+    },
     script::unavailable,
     standing::Standing,
 };
@@ -70,7 +73,7 @@ use super::{
     Appended, Broker, BrokerError, CROWD, Counted, Draft, Entry, Group, Keep, LEFT_ALONE, Link, Page, STAY, Share,
     Under, Writer,
 };
-use crate::protocol::{NodeId, Position, Topic};
+use crate::protocol::{NodeId, PairId, Position, Topic};
 
 /// How many deliveries wait for the node before the reader does.
 const DELIVERIES: usize = 16_384;
@@ -138,18 +141,17 @@ impl Redis {
     }
 }
 
-/// What is told of a member that comes or goes, if anything is, see `lua/counted.lua`.
-fn push_counted(args: &mut Vec<Value>, told: Option<&Counted>) {
+/// What is told of a room's member that comes or goes, if anything is, see `lua/counted.lua`.
+fn push_counted(args: &mut Vec<Value>, member: Uuid, told: Option<&Counted>) {
     if let Some(Counted { nonce, before, after }) = told {
         push_drafts(args, &[Draft { nonce: *nonce, payload: before.clone() }]);
-        args.extend([after.clone().into(), CROWD.to_string().into()]);
+        args.extend([after.clone().into(), CROWD.to_string().into(), PairId::from_uuid(member).to_string().into()]);
     }
 }
 
 fn push_drafts(args: &mut Vec<Value>, drafts: &[Draft]) {
     for Draft { nonce, payload } in drafts {
-        let mark = Bytes::copy_from_slice(&nonce.to_be_bytes()[6..]);
-        args.extend([nonce.to_string().into(), mark.into(), payload.clone().into()]);
+        args.extend([write_number(*nonce), payload.clone().into()]);
     }
 }
 
@@ -176,11 +178,8 @@ impl Broker for Redis {
     ) -> Result<Appended, BrokerError> {
         let mut args = self.history_args(topic, keep);
         args.extend(match under {
-            Some(Under { fence, after }) => {
-                let after = after.map(|after| after.to_string()).unwrap_or_default();
-                [fence.epoch.to_string(), fence.nonce.to_string(), after].map(Value::from)
-            }
-            None => [""; 3].map(Value::from),
+            Some(Under { fence, after }) => [write_fence(fence), after.map_or_else(|| "".into(), write_position)],
+            None => [""; 2].map(Value::from),
         });
         push_drafts(&mut args, drafts);
         let keys = vec![self.keys.log(topic), self.keys.record(topic)];
@@ -207,11 +206,7 @@ impl Broker for Redis {
             total.to_string().into(),
         ];
         for (at, Share { weight, payload }) in (0..).zip(shares) {
-            args.extend([
-                batch.wrapping_add(at).to_string().into(),
-                weight.to_string().into(),
-                payload.clone().into(),
-            ]);
+            args.extend([write_number(batch.wrapping_add(at)), weight.to_string().into(), payload.clone().into()]);
         }
         as_position(&script::CONTRIBUTE.call(&self.commands, keys, args).await?)
     }
@@ -223,7 +218,7 @@ impl Broker for Redis {
 
     async fn latest(&self, topic: &Topic, before: Option<Position>, limit: usize) -> Result<Vec<Entry>, BrokerError> {
         let mut args: Vec<Value> = vec![limit.to_string().into()];
-        args.extend(before.map(|before| before.to_string().into()));
+        args.extend(before.map(write_position));
         let reply = script::LATEST.call(&self.commands, vec![self.keys.log(topic)], args).await?;
         let mut entries = as_entries(reply)?;
         entries.reverse();
@@ -231,12 +226,12 @@ impl Broker for Redis {
     }
 
     async fn read(&self, topic: &Topic, after: Position, limit: usize) -> Result<Page, BrokerError> {
-        let args = vec![after.to_string().into(), limit.to_string().into()];
+        let args = vec![write_position(after), limit.to_string().into()];
         as_page(script::READ.call(&self.commands, vec![self.keys.log(topic)], args).await?)
     }
 
     async fn trim(&self, topic: &Topic, before: Position) -> Result<(), BrokerError> {
-        let args = vec![before.to_string().into(), STAY.to_string().into()];
+        let args = vec![write_position(before), STAY.to_string().into()];
         script::CUT.call(&self.commands, vec![self.keys.log(topic)], args).await.map(drop)
     }
 

@@ -5,12 +5,16 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use fred::types::Value;
+use uuid::Uuid;
 
 use super::{
     Redis,
     holds::{Hold, read_member, write_member},
     push_counted, push_drafts,
-    reply::{as_appended, as_array, as_bytes, as_census, as_integer, as_parsed, as_record, as_step, millis},
+    reply::{
+        as_appended, as_array, as_bytes, as_census, as_integer, as_parsed, as_record, as_step, millis, write_fence,
+        write_id, write_number, write_record,
+    },
     script::{self, unavailable},
 };
 use crate::{
@@ -26,10 +30,6 @@ impl Redis {
     fn pair_keys(&self, pair: PairId) -> Vec<String> {
         vec![self.keys.pair(pair), self.keys.log(&pair.into())]
     }
-}
-
-fn fence_args(fence: Fence) -> [Value; 2] {
-    [fence.epoch.to_string().into(), fence.nonce.to_string().into()]
 }
 
 /// Only rooms have talk.
@@ -59,8 +59,10 @@ impl Registry for Redis {
         linger: Duration,
         keep: Duration,
     ) -> Result<bool, BrokerError> {
-        let hold = Hold::Kept(pair, Fence::default().nonce);
-        let args = vec![facts.into(), keeper.to_string().into(), millis(linger + keep).into()];
+        let fence = Fence::default();
+        let hold = Hold::Kept(pair, fence.nonce);
+        let record = Record { facts, fence, holder: None, keeper: Some(keeper), heard: false, ended: false };
+        let args = vec![write_record(&record).into(), millis(linger + keep).into()];
         let created = self.take((keeper, &hold), &script::CREATE, vec![self.keys.pair(pair)], args).await?;
         if as_integer(&created)? == 1 {
             return Ok(true);
@@ -71,11 +73,11 @@ impl Registry for Redis {
 
     async fn claim(&self, pair: PairId, node: NodeId, nonce: u64) -> Result<Claim, BrokerError> {
         let hold = Hold::Pair(pair, nonce);
-        let args = vec![node.to_string().into(), nonce.to_string().into()];
-        let mut reply = as_array(self.take((node, &hold), &script::CLAIM, self.pair_keys(pair), args).await?)?;
-        let code = reply.first().and_then(Value::as_i64);
-        let record = if reply.len() > 1 { as_record(reply.split_off(1))? } else { None };
-        let claim = match (code, record) {
+        let args = vec![write_id(node.uuid()), write_number(nonce)];
+        let claimed = self.take((node, &hold), &script::CLAIM, self.pair_keys(pair), args).await?;
+        let mut reply = as_array(claimed)?.into_iter();
+        let code = reply.next().and_then(|code| code.as_i64());
+        let claim = match (code, as_record(reply.next().unwrap_or(Value::Null))?) {
             (Some(0), _) => Claim::Missing,
             (Some(1), _) => Claim::Ended,
             (Some(2), Some(record)) => Claim::Held(record),
@@ -103,9 +105,7 @@ impl Registry for Redis {
     ) -> Result<Step<()>, BrokerError> {
         let hold = Hold::Pair(pair, fence.nonce);
         let mut args = self.history_args(&pair.into(), keep);
-        args.push(node.to_string().into());
-        args.extend(fence_args(fence));
-        args.push(facts.into());
+        args.extend([write_id(node.uuid()), write_fence(fence), facts.into()]);
         push_drafts(&mut args, drafts);
         let restored = self.take((node, &hold), &script::RESTORE, self.pair_keys(pair), args).await?;
         if as_integer(&restored)? == 1 {
@@ -116,8 +116,7 @@ impl Registry for Redis {
     }
 
     async fn revise(&self, pair: PairId, fence: Fence, facts: Bytes) -> Result<bool, BrokerError> {
-        let [epoch, nonce] = fence_args(fence);
-        let args = vec![epoch, nonce, facts.into()];
+        let args = vec![write_fence(fence), facts.into()];
         Ok(as_integer(&script::REVISE.call(&self.commands, vec![self.keys.pair(pair)], args).await?)? == 1)
     }
 
@@ -132,10 +131,8 @@ impl Registry for Redis {
     ) -> Result<Step<()>, BrokerError> {
         let hold = Hold::Kept(pair, fence.nonce);
         let mut args = self.history_args(&pair.into(), keep);
-        args.extend(fence_args(fence));
-        args.push(keeper.to_string().into());
-        args.push(millis(linger + keep.age).into());
-        args.push(millis(linger + keep.age * 2).into());
+        args.extend([write_fence(fence), write_id(keeper.uuid())]);
+        args.extend([linger + keep.age, linger + keep.age * 2].map(|kept| millis(kept).into()));
         push_drafts(&mut args, drafts);
         let step = as_step(self.take((keeper, &hold), &script::RELEASE, self.pair_keys(pair), args).await?)?;
         match step {
@@ -159,9 +156,8 @@ impl Registry for Redis {
         keep: &Keep,
     ) -> Result<Step<()>, BrokerError> {
         let mut args = self.history_args(&pair.into(), keep);
-        args.extend(fence_args(fence));
-        args.push(holder.map(|node| node.to_string()).unwrap_or_default().into());
-        args.push(millis(keep.age).into());
+        let holder_id = holder.map_or_else(|| "".into(), |node| write_id(node.uuid()));
+        args.extend([write_fence(fence), holder_id, millis(keep.age).into()]);
         push_drafts(&mut args, drafts);
         let step = as_step(script::END.call(&self.commands, self.pair_keys(pair), args).await?)?;
         Ok(match step {
@@ -185,8 +181,7 @@ impl Registry for Redis {
         keep: Duration,
     ) -> Result<Option<Duration>, BrokerError> {
         let hold = Hold::Kept(pair, fence.nonce);
-        let [epoch, nonce] = fence_args(fence);
-        let args = vec![epoch, nonce, from.to_string().into(), to.to_string().into()];
+        let args = vec![write_fence(fence), write_id(from.uuid()), write_id(to.uuid())];
         let left = self.take((to, &hold), &script::ADOPT, vec![self.keys.pair(pair)], args).await?;
         if left.is_null() {
             self.strike(to, &hold).await;
@@ -204,8 +199,7 @@ impl Registry for Redis {
     }
 
     async fn look_up(&self, pair: PairId) -> Result<Option<Record>, BrokerError> {
-        let fields = vec!["epoch", "nonce", "holder", "keeper", "heard", "ended", "facts"];
-        as_record(self.commands.hmget(self.keys.pair(pair), fields).await.map_err(unavailable)?)
+        as_record(self.commands.get(self.keys.pair(pair)).await.map_err(unavailable)?)
     }
 
     async fn begin(&self, pair: PairId, key: &str, token: u64, keep: Duration) -> Result<Begun, BrokerError> {
@@ -240,13 +234,12 @@ impl Registry for Redis {
         capacity: Option<u64>,
         told: Option<(&Counted, &Keep)>,
     ) -> Result<Option<Census>, BrokerError> {
-        let Member { id, node, value } = member;
-        let mark = format!("{:016x}", rand::random::<u64>());
-        let hold = Hold::Member(group.clone(), mark.clone(), id.clone());
+        let (id, node, mark) = (member.id, member.node, rand::random());
+        let hold = Hold::Member(group.clone(), mark, id);
         let mut args = self.talk_args(group, told);
-        args.extend([id.clone().into(), write_member(node, &mark, &value).into(), charter.into()]);
+        args.extend([write_member(&member, mark).into(), charter.into()]);
         args.push(capacity.map(|capacity| capacity.to_string()).unwrap_or_default().into());
-        push_counted(&mut args, of_room(group, told));
+        push_counted(&mut args, id, of_room(group, told));
         let keys = self.keys.group(group).into();
         let reply = self.take((node, &hold), &script::JOIN, keys, args).await?;
         if reply.is_null() {
@@ -256,8 +249,8 @@ impl Registry for Redis {
         let [census, before] = <[Value; 2]>::try_from(as_array(reply)?)
             .map_err(|_| BrokerError::Garbled("a joining is not two values".into()))?;
         if !before.is_null() {
-            let (on, mark, _) = read_member(as_bytes(before)?)?;
-            self.strike(on, &Hold::Member(group.clone(), mark, id)).await;
+            let (before, mark) = read_member(as_bytes(before)?)?;
+            self.strike(before.node, &Hold::Member(group.clone(), mark, id)).await;
         }
         as_census(census).map(Some)
     }
@@ -270,16 +263,17 @@ impl Registry for Redis {
     ) -> Result<Option<Census>, BrokerError> {
         let Member { id, node, value } = member;
         let mut args = self.talk_args(group, told);
-        args.extend([id.as_str().into(), node.to_string().into(), value.clone().into()]);
-        push_counted(&mut args, of_room(group, told));
+        let this = Bytes::from([*id.as_bytes(), *node.uuid().as_bytes()].concat());
+        args.extend([this.into(), value.clone().into()]);
+        push_counted(&mut args, *id, of_room(group, told));
         let reply = script::LEAVE.call(&self.commands, self.keys.group(group).into(), args).await?;
         if reply.is_null() {
             return Ok(None);
         }
         let [census, was] = <[Value; 2]>::try_from(as_array(reply)?)
             .map_err(|_| BrokerError::Garbled("a leaving is not two values".into()))?;
-        let (_, mark, _) = read_member(as_bytes(was)?)?;
-        self.strike(*node, &Hold::Member(group.clone(), mark, id.clone())).await;
+        let (_, mark) = read_member(as_bytes(was)?)?;
+        self.strike(*node, &Hold::Member(group.clone(), mark, *id)).await;
         as_census(census).map(Some)
     }
 
@@ -311,20 +305,18 @@ impl Registry for Redis {
         as_census(script::CENSUS.call(&self.commands, self.keys.group(group).into(), Vec::new()).await?)
     }
 
-    async fn members(&self, group: &Group, after: Option<&str>, limit: usize) -> Result<Vec<Member>, BrokerError> {
-        let keys = self.keys.group(group);
-        let from = after.map_or_else(|| "-".to_owned(), |id| format!("({id}"));
+    async fn members(&self, group: &Group, after: Option<Uuid>, limit: usize) -> Result<Vec<Member>, BrokerError> {
+        let from = match after.map(|id| id.as_u128().checked_add(1)) {
+            None => Bytes::from_static(b"-"),
+            Some(None) => return Ok(Vec::new()),
+            Some(Some(next)) => [&b"["[..], &next.to_be_bytes()].concat().into(),
+        };
         // Beyond this Redis takes it for a mistake.
         let limit = limit.min(1_000_000);
-        let args = vec![from.into(), limit.to_string().into()];
-        let reply = script::MEMBERS.call(&self.commands, vec![keys.members, keys.who], args).await?;
-        let mut reply = as_array(reply)?.into_iter().skip(1);
-        let mut members = Vec::new();
-        while let (Some(id), Some(was)) = (reply.next(), reply.next()) {
-            let (node, _, value) = read_member(as_bytes(was)?)?;
-            members.push(Member { id: as_parsed(&id)?, node, value });
-        }
-        Ok(members)
+        let args = vec![from.into(), "+".into(), limit.to_string().into()];
+        let page = script::PAGE.call(&self.commands, vec![self.keys.group(group).members], args).await?;
+        let members = as_array(page)?.into_iter().skip(1).map(|member| Ok(read_member(as_bytes(member)?)?.0));
+        members.collect()
     }
 
     async fn beat(&self, node: NodeId, value: Bytes, lease: Duration) -> Result<Beat, BrokerError> {
@@ -378,7 +370,7 @@ impl Registry for Redis {
         let args = vec![node.to_string().into(), sentence.0.to_string().into()];
         let buried = script::BURY.call(&self.commands, keys, args).await?;
         if as_integer(&buried)? == 1 {
-            self.strike_all(node, stale).await;
+            self.strike_all(node, &stale).await;
         }
         Ok(())
     }

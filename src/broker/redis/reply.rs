@@ -4,6 +4,7 @@ use std::{str::FromStr, time::Duration};
 
 use bytes::Bytes;
 use fred::types::Value;
+use uuid::Uuid;
 
 use crate::{
     broker::{Appended, BrokerError, Census, Entry, Page, Record, Rule, Step},
@@ -31,12 +32,53 @@ pub(super) fn as_parsed<T: FromStr>(value: &Value) -> Result<T, BrokerError> {
     value.as_str().and_then(|text| text.parse().ok()).ok_or_else(|| garbled(std::any::type_name::<T>()))
 }
 
+/// A number, and what tells it from others: a position's offset and nonce, a fence's epoch and nonce.
+fn two_numbers(bytes: &[u8]) -> Option<(u64, u64)> {
+    let (one, two) = bytes.split_at_checked(8)?;
+    Some((u64::from_be_bytes(one.try_into().ok()?), u64::from_be_bytes(two.try_into().ok()?)))
+}
+
+fn write_two(one: u64, two: u64) -> Value {
+    Bytes::copy_from_slice(&[one.to_be_bytes(), two.to_be_bytes()].concat()).into()
+}
+
+/// As the scripts take them, see `lua/entries.lua`.
+pub(super) fn write_position(position: Position) -> Value {
+    write_two(position.offset, position.nonce)
+}
+
+/// As the scripts take them, see `lua/record.lua`.
+pub(super) fn write_fence(fence: Fence) -> Value {
+    write_two(fence.epoch, fence.nonce)
+}
+
+/// A nonce or a mark: 8 bytes.
+pub(super) fn write_number(number: u64) -> Value {
+    Bytes::copy_from_slice(&number.to_be_bytes()).into()
+}
+
+/// An id as 16 bytes.
+pub(super) fn write_id(id: Uuid) -> Value {
+    Bytes::copy_from_slice(id.as_bytes()).into()
+}
+
+fn read_position(bytes: &[u8]) -> Option<Position> {
+    two_numbers(bytes).map(|(offset, nonce)| Position { offset, nonce })
+}
+
+pub(super) fn as_id(value: Value) -> Result<Uuid, BrokerError> {
+    Uuid::from_slice(&as_bytes(value)?).map_err(|_| garbled("not an id"))
+}
+
 pub(super) fn as_position(value: &Value) -> Result<Position, BrokerError> {
-    as_parsed(value)
+    value.as_bytes().and_then(read_position).ok_or_else(|| garbled("not a position"))
 }
 
 /// How long the front of an entry is, without the marks: the time, and how long they are. See `lua/entries.lua`.
 const FRONT: usize = 8 + 1;
+
+/// How long a position is, in entries and messages.
+const PLACE: usize = 16;
 
 /// An entry, as histories keep it.
 fn as_entry(bytes: &Bytes) -> Option<Entry> {
@@ -47,22 +89,8 @@ fn as_entry(bytes: &Bytes) -> Option<Entry> {
 
 /// Position, previous position, and where the payload begins.
 pub(super) fn read_told(bytes: &[u8]) -> Option<(Position, Position, usize)> {
-    let mut at = 0;
-    let mut number = |end: u8| {
-        let (mut number, begin) = (0u64, at);
-        loop {
-            let byte = *bytes.get(at)?;
-            at += 1;
-            match byte {
-                b'0'..=b'9' => number = number.checked_mul(10)?.checked_add(u64::from(byte - b'0'))?,
-                _ if byte == end && at > begin + 1 => return Some(number),
-                _ => return None,
-            }
-        }
-    };
-    let position = Position { offset: number(b'-')?, nonce: number(b' ')? };
-    let previous = Position { offset: number(b'-')?, nonce: number(b' ')? };
-    Some((position, previous, at))
+    let (position, rest) = bytes.split_at_checked(PLACE)?;
+    Some((read_position(position)?, read_position(rest.get(..PLACE)?)?, 2 * PLACE))
 }
 
 /// Many entries, packed into one text. Their payloads stay where they are.
@@ -87,18 +115,45 @@ pub(super) fn as_page(reply: Value) -> Result<Page, BrokerError> {
     })
 }
 
-/// A record's epoch, nonce, holder, keeper, heard, ended, facts; `None` when there is none.
-pub(super) fn as_record(values: Vec<Value>) -> Result<Option<Record>, BrokerError> {
-    let [epoch, nonce, holder, keeper, heard, ended, facts] =
-        <[Value; 7]>::try_from(values).map_err(|_| garbled("a record is not seven fields"))?;
-    if epoch.is_null() {
+/// How a record begins: fence, state, whether it was heard of, node. See `lua/record.lua`.
+const RECORD: usize = 16 + 1 + 1 + 16;
+
+/// A record as it is kept.
+pub(super) fn write_record(record: &Record) -> Bytes {
+    let Record { facts, fence, holder, keeper, heard, ended } = record;
+    let is = if *ended {
+        b'e'
+    } else if holder.is_some() {
+        b'h'
+    } else {
+        b'k'
+    };
+    let node = holder.or(*keeper).map(NodeId::uuid).unwrap_or_default();
+    let (epoch, nonce) = (fence.epoch.to_be_bytes(), fence.nonce.to_be_bytes());
+    [&epoch[..], &nonce, &[is, if *heard { b'1' } else { b'0' }], node.as_bytes(), facts].concat().into()
+}
+
+/// The reverse of [`write_record`]; `None` when there is none.
+pub(super) fn as_record(value: Value) -> Result<Option<Record>, BrokerError> {
+    if value.is_null() {
         return Ok(None);
     }
-    let fence = Fence { epoch: as_parsed(&epoch)?, nonce: as_parsed(&nonce)? };
-    let node = |value: &Value| if value.is_null() { Ok(None) } else { as_parsed::<NodeId>(value).map(Some) };
-    let (holder, keeper) = (node(&holder)?, node(&keeper)?);
-    let (heard, ended) = (!heard.is_null(), !ended.is_null());
-    Ok(Some(Record { facts: as_bytes(facts)?, fence, holder, keeper, heard, ended }))
+    let facts = as_bytes(value)?;
+    let read = |bytes: &[u8]| {
+        let (fence, rest) = bytes.split_at_checked(16)?;
+        let (epoch, nonce) = two_numbers(fence)?;
+        let node = NodeId::from_uuid(Uuid::from_slice(rest.get(2..18)?).ok()?);
+        Some((Fence { epoch, nonce }, rest[0], rest[1] == b'1', node))
+    };
+    let (fence, is, heard, node) = read(&facts).ok_or_else(|| garbled("not a record"))?;
+    Ok(Some(Record {
+        facts: facts.slice(RECORD..),
+        fence,
+        holder: (is == b'h').then_some(node),
+        keeper: (is == b'k').then_some(node),
+        heard,
+        ended: is == b'e',
+    }))
 }
 
 /// Version and value of a rule; `None` when there is none.
@@ -142,7 +197,7 @@ pub(super) fn as_step(reply: Value) -> Result<Step<Option<NodeId>>, BrokerError>
     match (reply.next().and_then(|code| code.as_i64()), reply.next()) {
         (Some(0), _) => Ok(Step::Missing),
         (Some(1), _) => Ok(Step::Refused),
-        (Some(2), Some(before)) if !before.is_null() => as_parsed(&before).map(|node| Step::Taken(Some(node))),
+        (Some(2), Some(before)) => as_id(before).map(|node| Step::Taken(Some(NodeId::from_uuid(node)))),
         (Some(2), _) => Ok(Step::Taken(None)),
         _ => Err(garbled("not the outcome of a step")),
     }
@@ -165,19 +220,34 @@ mod tests {
 
     #[test]
     fn entries_are_taken_apart() {
-        let entry = b"\0\0\x01\x9a\0\0\0\0\x04mark2-18446744073709551615 1-7 a b";
-        let [Entry { position, previous, payload }] = &page(entry).unwrap()[..] else { panic!("one was packed") };
+        let places =
+            [&2u64.to_be_bytes()[..], &u64::MAX.to_be_bytes(), &1u64.to_be_bytes(), &7u64.to_be_bytes()].concat();
+        let entry = [b"\0\0\x01\x9a\0\0\0\0\x04mark", &places[..], b"a b"].concat();
+        let [Entry { position, previous, payload }] = &page(&entry).unwrap()[..] else { panic!("one was packed") };
         assert_eq!(*position, Position { offset: 2, nonce: u64::MAX });
         assert_eq!((*previous, &payload[..]), (Position { offset: 1, nonce: 7 }, b"a b".as_slice()));
-        for forged in ["1-2 1-1", "1-2", "-2 1-1 ", "1- 1-1 ", "1-18446744073709551616 1-1 ", "1-2 x-1 ", "1-2  1-1 "]
-        {
-            let forged = [&entry[..13], forged.as_bytes()].concat();
-            assert!(page(&forged).is_err(), "{forged:?}");
-        }
-        for end in 0..36 {
+        for end in 0..entry.len() - 3 {
             assert!(page(&entry[..end]).is_err(), "{end}");
         }
         assert_eq!(as_entries(Bytes::from_static(&[0x90]).into()).unwrap(), []);
         assert!(as_entries("x".into()).is_err());
+    }
+
+    #[test]
+    fn records_are_taken_apart() {
+        let (node, facts) = (NodeId::fresh(), Bytes::from_static(b"facts"));
+        let fence = Fence { epoch: 3, nonce: u64::MAX };
+        let kept = Record { facts, fence, holder: None, keeper: Some(node), heard: true, ended: false };
+        let held = Record { holder: Some(node), keeper: None, heard: false, ..kept.clone() };
+        let ended = Record { keeper: None, ended: true, ..kept.clone() };
+        for record in [kept, held, ended] {
+            let written = write_record(&record);
+            assert_eq!(as_record(written.clone().into()).unwrap(), Some(record));
+            assert!(as_record(written.slice(..RECORD).into()).unwrap().is_some_and(|read| read.facts.is_empty()));
+            for end in 0..RECORD {
+                assert!(as_record(written.slice(..end).into()).is_err(), "{end}");
+            }
+        }
+        assert_eq!(as_record(Value::Null).unwrap(), None);
     }
 }

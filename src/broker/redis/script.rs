@@ -36,27 +36,28 @@ macro_rules! scripts {
 }
 
 scripts! {
-    APPEND "entries" "history" "append";
+    APPEND "record" "entries" "history" "append";
     CONTRIBUTE "entries" "contribute";
     LATEST "entries" "latest";
     READ "entries" "read";
     HEADS "entries" "heads";
     CREATE "create";
-    CLAIM "claim";
-    RESTORE "entries" "history" "restore";
-    REVISE "revise";
-    RELEASE "entries" "history" "release";
-    END "entries" "history" "end";
-    ADOPT "adopt";
+    CLAIM "record" "claim";
+    RESTORE "record" "entries" "history" "restore";
+    REVISE "record" "revise";
+    RELEASE "record" "entries" "history" "release";
+    END "record" "entries" "history" "end";
+    ADOPT "record" "adopt";
     BEGIN "begin";
     SETTLE "settle";
-    TELL "entries" "history" "tell";
+    TELL "record" "entries" "history" "tell";
     CUT "entries" "cut";
     JOIN "entries" "history" "counted" "join";
     LEAVE "entries" "history" "counted" "leave";
     TELL_CHANGES "entries" "history" "counted" "tell_changes";
     CENSUS "entries" "history" "counted" "census";
-    MEMBERS "members";
+    NOTE "noted" "note";
+    STRIKE "noted" "strike";
     BEAT "beat";
     NODES "nodes";
     CONDEMN "condemn";

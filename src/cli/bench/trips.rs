@@ -24,6 +24,7 @@ use super::{
 const LOAD: [u8; 200] = [b'x'; 200];
 /// What the nodes have Redis do for an event.
 const APPEND: &str = concat!(
+    include_str!("../../broker/redis/lua/record.lua"),
     include_str!("../../broker/redis/lua/entries.lua"),
     include_str!("../../broker/redis/lua/history.lua"),
     include_str!("../../broker/redis/lua/append.lua")
@@ -145,12 +146,11 @@ impl Trip {
             }
             Self::Entry { writer, ear, digest, tag } => {
                 // As a node has it written whose room keeps a thousand for an hour; each has a nonce of its own.
-                let nonce: u64 = rand::random();
-                let (number, mark) = (nonce.to_string(), &nonce.to_be_bytes()[6..]);
+                let nonce: [u8; 8] = rand::random();
                 let (log, record) = (format!("{tag}:log"), format!("{tag}:pair"));
-                let keep: [&[u8]; 8] = [tag.as_bytes(), b"1000", b"3600000", b"1000", b"3600000", b"", b"", b""];
+                let keep: [&[u8]; 7] = [tag.as_bytes(), b"1000", b"3600000", b"1000", b"3600000", b"", b""];
                 let keys: [&[u8]; 5] = [b"EVALSHA", digest, b"2", log.as_bytes(), record.as_bytes()];
-                let draft: [&[u8]; 3] = [number.as_bytes(), mark, &LOAD];
+                let draft: [&[u8]; 2] = [&nonce, &LOAD];
                 writer.send(&[&keys[..], &keep, &draft].concat()).await?;
                 ear.reply().await?;
                 let took = since.elapsed();

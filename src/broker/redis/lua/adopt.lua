@@ -1,8 +1,9 @@
--- A pair that waits for a client socket gets another keeper. KEYS: record. ARGV: epoch, nonce, from, to.
+-- A pair that waits for a client socket gets another keeper. KEYS: record. ARGV: fence, from, to.
 -- Replies how long the record is kept (ms), or nothing.
-local was = redis.call('HMGET', KEYS[1], 'epoch', 'nonce', 'keeper')
-if was[1] ~= ARGV[1] or was[2] ~= ARGV[2] or was[3] ~= ARGV[3] then
+local was = record(KEYS[1])
+if not was or was.fence ~= ARGV[1] or was.is ~= 'k' or was.node ~= ARGV[2] then
   return false
 end
-redis.call('HSET', KEYS[1], 'keeper', ARGV[4])
+was.node = ARGV[3]
+write(KEYS[1], was)
 return redis.call('PTTL', KEYS[1])

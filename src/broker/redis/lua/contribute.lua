@@ -1,7 +1,7 @@
 -- Shares of one writer are added to a history that many write, and delivered live. KEYS: history, writer (or nothing).
 -- ARGV: channel, the most weight, age (ms), how long history and writer live (ms), the era of a history that begins,
--- the writer's batch and total; then nonce, weight and payload of each share.
--- Replies: the last one's id.
+-- the writer's batch and total; then nonce (8 bytes), weight and payload of each share.
+-- Replies: the last one's position.
 -- Before each payload stands the tally: total, era, the server's time. A history that begins counts from the time in
 -- microseconds on: so its places come after those of one that was there before, in which somebody may still stand.
 if KEYS[2] then
@@ -14,7 +14,7 @@ local history, most, age, ttl = KEYS[1], tonumber(ARGV[2]), tonumber(ARGV[3]), A
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 local last = newest(history)
-local previous, at, total, era = '0-0', clock[1] * 1000000 + clock[2], 0, tonumber(ARGV[5])
+local previous, at, total, era = START, clock[1] * 1000000 + clock[2], 0, tonumber(ARGV[5])
 if last then
   local _, payload
   previous, _, payload = place(last)
@@ -24,7 +24,7 @@ end
 for i = 8, #ARGV, 3 do
   at = at + 1
   total = total + tonumber(ARGV[i + 1])
-  local id = string.format('%.0f', at) .. '-' .. ARGV[i]
+  local id = position(at, ARGV[i])
   add(history, ARGV[1], now, '', id, previous, struct.pack('>I8I4I8', total, era, now) .. ARGV[i + 2])
   previous = id
 end

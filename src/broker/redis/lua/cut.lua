@@ -1,4 +1,4 @@
--- A history gives up what it has before an entry, but never any of the newest. KEYS: history. ARGV: the entry's id, how
+-- A history gives up what it has before an entry, but never any of the newest. KEYS: history. ARGV: its position, how
 -- many stay.
 local oldest = redis.call('LINDEX', KEYS[1], 0)
 if not oldest then

@@ -1,20 +1,20 @@
 -- A pair ends, if it is under the fence and in these hands, and that is told. KEYS: record, history.
--- ARGV 6 to 9: epoch, nonce, holder (or nothing), how long both are kept (ms); then the drafts.
+-- ARGV 6 to 8: fence, holder (or nothing), how long both are kept (ms); then the drafts.
 -- Replies: 0 no record, 1 not so, 2 ended and who held or kept it.
-local was = redis.call('HMGET', KEYS[1], 'epoch', 'nonce', 'holder', 'keeper', 'ended')
-if not was[1] then
+local was = record(KEYS[1])
+if not was then
   return { 0 }
 end
-if was[5] then
+if was.is == 'e' then
   -- Ended already: by this very call, whose answer was lost?
-  return { has(KEYS[2], 10) and 2 or 1 }
+  return { has(KEYS[2], 9) and 2 or 1 }
 end
-if was[1] ~= ARGV[6] or was[2] ~= ARGV[7] or (was[3] or '') ~= ARGV[8] then
+if was.fence ~= ARGV[6] or (was.is == 'h' and was.node or '') ~= ARGV[7] then
   return { 1 }
 end
-redis.call('HSET', KEYS[1], 'ended', '1')
-redis.call('HDEL', KEYS[1], 'holder', 'keeper')
-append(KEYS[2], KEYS[1], 10)
-redis.call('PEXPIRE', KEYS[1], ARGV[9])
-redis.call('PEXPIRE', KEYS[2], ARGV[9])
-return { 2, was[3] or was[4] }
+was.is = 'e'
+write(KEYS[1], was)
+append(KEYS[2], KEYS[1], 9)
+redis.call('PEXPIRE', KEYS[1], ARGV[8])
+redis.call('PEXPIRE', KEYS[2], ARGV[8])
+return { 2, was.node }

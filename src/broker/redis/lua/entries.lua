@@ -1,14 +1,22 @@
 -- Shared by the scripts about histories. A history is a LIST, oldest first. Offsets have no holes, so the place of an
 -- entry in the list is counted from the oldest one's.
--- An entry: the server's time in ms (8 bytes), how long the marks are (1 byte), the marks of the last nonces up to its
--- own, and what is delivered live as well: position, space, previous position, space, payload.
+-- A position: its offset (8 bytes), its nonce (8 bytes). An entry: the server's time in ms (8 bytes), how long the marks
+-- are (1 byte), the marks of the last nonces up to its own, and what is delivered live as well: position, previous
+-- position, payload.
+
+-- Before the first entry.
+local START = string.rep('\0', 16)
 
 local function newest(history)
   return redis.call('LINDEX', history, -1)
 end
 
 local function offset(position)
-  return tonumber(string.match(position, '^%d+'))
+  return (struct.unpack('>I8', position))
+end
+
+local function position(offset, nonce)
+  return struct.pack('>I8', offset) .. nonce
 end
 
 -- What is delivered live.
@@ -18,18 +26,18 @@ end
 
 -- Position, previous position, and where in the entry its payload begins.
 local function place(entry)
-  return string.match(entry, '^(%S+) (%S+) ()', 10 + string.byte(entry, 9))
+  return struct.unpack('c16c16', entry, 10 + string.byte(entry, 9))
 end
 
 -- The newest position of a history.
 local function head(history)
   local last = newest(history)
-  return last and place(last) or '0-0'
+  return last and place(last) or START
 end
 
 -- Adds an entry behind all others, and delivers it live. Returns how many subscribers it has reached.
 local function add(history, channel, now, marks, position, previous, payload)
-  local live = position .. ' ' .. previous .. ' ' .. payload
+  local live = position .. previous .. payload
   redis.call('RPUSH', history, struct.pack('>I8Bc0', now, #marks, marks) .. live)
   return redis.call('SPUBLISH', channel, 'e' .. live)
 end

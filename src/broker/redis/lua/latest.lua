@@ -1,5 +1,5 @@
--- The newest entries of a history, or those before an entry. KEYS: history. ARGV: how many, that entry (or nothing).
--- Replies: the entries, oldest first, packed.
+-- The newest entries of a history, or those before an entry. KEYS: history. ARGV: how many, that entry's position (or
+-- nothing). Replies: the entries, oldest first, packed.
 local to = -1
 if ARGV[2] then
   local oldest = redis.call('LINDEX', KEYS[1], 0)

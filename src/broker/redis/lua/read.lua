@@ -4,7 +4,7 @@
 local history, after, limit = KEYS[1], ARGV[1], tonumber(ARGV[2])
 local oldest = redis.call('LINDEX', history, 0)
 if not oldest then
-  return { after == '0-0' and 1 or 0, '0-0', '0-0', '0-0', cmsgpack.pack({}) }
+  return { after == START and 1 or 0, START, START, START, cmsgpack.pack({}) }
 end
 local first, previous = place(oldest)
 -- Where it stands, or would; of what is asked after, anything may be said.
@@ -13,7 +13,7 @@ local known = previous == after
 if at >= 0 then
   local entry = redis.call('LINDEX', history, at)
   known = entry and place(entry) == after
-elseif after ~= '0-0' then
+elseif after ~= START then
   known = false
 end
 local from = math.max(at + 1, 0)

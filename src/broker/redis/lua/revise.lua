@@ -1,7 +1,8 @@
--- New facts, if the fence is still the record's. KEYS: record. ARGV: epoch, nonce, facts.
-local was = redis.call('HMGET', KEYS[1], 'epoch', 'nonce', 'ended')
-if was[1] ~= ARGV[1] or was[2] ~= ARGV[2] or was[3] then
+-- New facts, if the fence is still the record's. KEYS: record. ARGV: fence, facts.
+local was = record(KEYS[1])
+if not was or was.fence ~= ARGV[1] or was.is == 'e' then
   return 0
 end
-redis.call('HSET', KEYS[1], 'facts', ARGV[3])
+was.facts = ARGV[2]
+write(KEYS[1], was)
 return 1

@@ -1,8 +1,8 @@
--- Tells those together who have come to a crowd, or left it, one after the other. ARGV 6: how many at most; 7, 8: a nonce
--- and its low 16 bits; then what is kept before, between and behind the number of members and the list of those who have
--- come (9 to 11), and of those who have left (12 to 14).
+-- Tells those together who have come to a crowd, or left it, one after the other. ARGV 6: how many at most; 7: a nonce;
+-- then what is kept before, between and behind the number of members and the list of those who have come (8 to 10), and
+-- of those who have left (11 to 13).
 -- Replies: how many still wait.
-local changes = redis.call('LRANGE', KEYS[6], 0, ARGV[6] - 1)
+local changes = redis.call('LRANGE', KEYS[5], 0, ARGV[6] - 1)
 if not changes[1] then
   return 0
 end
@@ -13,13 +13,12 @@ for _, change in ipairs(changes) do
   end
   who[#who + 1] = string.sub(change, 2)
 end
-local part = sign == '+' and 9 or 12
+local before, between, behind = unpack(ARGV, sign == '+' and 8 or 11)
 local count = string.format('%.0f', redis.call('ZCARD', KEYS[1]))
-local told = ARGV[part] .. count .. ARGV[part + 1] .. cjson.encode(who) .. ARGV[part + 2]
-for i = #ARGV, 10, -1 do
+ARGV[8] = before .. count .. between .. cjson.encode(who) .. behind
+for i = #ARGV, 9, -1 do
   ARGV[i] = nil
 end
-ARGV[9] = told
-append(KEYS[5], KEYS[1], 7)
-redis.call('LTRIM', KEYS[6], #who, -1)
-return redis.call('LLEN', KEYS[6])
+append(KEYS[4], KEYS[1], 7)
+redis.call('LTRIM', KEYS[5], #who, -1)
+return redis.call('LLEN', KEYS[5])
