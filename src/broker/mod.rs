@@ -209,6 +209,19 @@ pub trait Broker: Send + Sync + 'static {
     /// Any [`BrokerError`].
     async fn read(&self, topic: &Topic, after: Position, limit: usize) -> Result<Page, BrokerError>;
 
+    /// At most `limit` entries right behind `after`, for whoever has just read a page whose oldest entry was `oldest`;
+    /// `None` if that takes another [`Broker::read`], as it does at the end of a history.
+    ///
+    /// # Errors
+    /// Any [`BrokerError`].
+    async fn read_on(
+        &self,
+        topic: &Topic,
+        after: Position,
+        oldest: Position,
+        limit: usize,
+    ) -> Result<Option<Vec<Entry>>, BrokerError>;
+
     /// Gives up what a history has before an entry, but never any of its newest [`STAY`].
     ///
     /// # Errors

@@ -226,20 +226,32 @@ impl Follower {
     }
 
     fn read_after(&mut self, wait: Duration) {
+        self.read_behind(None, wait);
+    }
+
+    /// Reads the history behind where the listener stands, of which the `oldest` entry was seen a moment ago, if so.
+    fn read_behind(&mut self, oldest: Option<(Position, Position)>, wait: Duration) {
         let (broker, topic, at) = (Arc::clone(&self.node.broker), self.topic.clone(), self.replay.at());
         self.late = !wait.is_zero();
         self.reading = Some(Box::pin(async move {
             pause(wait).await;
+            if let Some((position, _)) = oldest
+                && let Some(entries) = broker.read_on(&topic, at, position, PAGE).await?
+            {
+                let head = entries.last().map_or(at, |last| last.position);
+                return Ok(Page { entries, known: true, oldest, head });
+            }
             broker.read(&topic, at, PAGE).await
         }));
     }
 
     fn take(&mut self, page: Page) {
+        let oldest = page.oldest;
         let turn = self.replay.page(page, PAGE);
         self.due.extend(turn.gap.map(Followed::Gap));
         self.due.extend(turn.entries.into_iter().map(|entry| Followed::Piece(Arc::new(piece(entry)))));
         if turn.again {
-            self.read();
+            self.read_behind(oldest, Duration::ZERO);
             self.send_for_page();
         }
     }

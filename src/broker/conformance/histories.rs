@@ -120,6 +120,16 @@ pub async fn pages_tell_where_they_stand(nodes: &mut Nodes) {
     let page = b.broker.read(&topic, positions[2], 0).await.expect(UP);
     assert!(page.known && page.entries.is_empty() && page.head == positions[10]);
 
+    // Whoever reads on gets the same, and nothing where the history is not the one that was read before.
+    for at in 0..10 {
+        let page = b.broker.read(&topic, positions[at], 3).await.expect(UP);
+        let on = b.broker.read_on(&topic, positions[at], positions[1], 3).await.expect(UP);
+        assert_eq!(on, Some(page.entries), "{at}");
+    }
+    assert_eq!(b.broker.read_on(&topic, positions[10], positions[1], 3).await.expect(UP), None);
+    let stranger = Position { offset: 7, nonce: positions[7].nonce.wrapping_add(1) };
+    assert_eq!(b.broker.read_on(&topic, stranger, positions[1], 3).await.expect(UP), None);
+
     // An offset that was given away twice, a place in the future, the end of the numbers: not known, and the entries
     // above the offset are given all the same.
     let twin = Position { offset: 7, nonce: positions[7].nonce.wrapping_add(1) };
@@ -156,6 +166,9 @@ pub async fn histories_are_trimmed(nodes: &mut Nodes) {
     // What the predecessor of the oldest names is not kept: reading from there is a gap, if nothing was missed.
     let before = page.oldest.expect("twelve were appended").1;
     assert_eq!(b.broker.read(&topic, before, 100).await.expect(UP).entries.len(), 5);
+    // Who has seen an oldest entry that has gone since gets nothing, or what is right.
+    let on = b.broker.read_on(&topic, before, first, 100).await.expect(UP);
+    assert!(on.is_none_or(|entries| entries.first().is_some_and(|next| next.previous == before)));
 
     // Young ones stay, up to the cap.
     let topic = Topic::Pair(PairId::fresh());

@@ -118,6 +118,18 @@ impl Broker for Port {
         Ok(self.medium.store.lock().read(topic, after, limit))
     }
 
+    async fn read_on(
+        &self,
+        topic: &Topic,
+        after: Position,
+        _oldest: Position,
+        limit: usize,
+    ) -> Result<Option<Vec<Entry>>, BrokerError> {
+        let Page { entries, .. } = self.medium.store.lock().read(topic, after, limit);
+        let follows = entries.first().is_some_and(|first| first.previous == after);
+        Ok(follows.then_some(entries))
+    }
+
     async fn trim(&self, topic: &Topic, before: Position) -> Result<(), BrokerError> {
         self.medium.store.lock().trim(topic, before);
         Ok(())

@@ -175,6 +175,10 @@ impl Commands {
         self.send(&key, "HGET", vec![key.as_str().into(), field.into()]).await
     }
 
+    pub(super) async fn lrange(&self, key: String, from: u64, to: u64) -> Result<Value, Error> {
+        self.send(&key, "LRANGE", vec![key.as_str().into(), from.to_string().into(), to.to_string().into()]).await
+    }
+
     pub(super) async fn zremrangebylex(&self, key: String, [from, to]: [String; 2]) -> Result<(), Error> {
         let args = vec![key.as_str().into(), from.into(), to.into()];
         self.send(&key, "ZREMRANGEBYLEX", args).await.map(drop)

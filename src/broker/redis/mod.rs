@@ -230,6 +230,23 @@ impl Broker for Redis {
         as_page(script::READ.call(&self.commands, vec![self.keys.log(topic)], args).await?)
     }
 
+    /// A plain look is five times cheaper than a script, which takes each entry out of Redis' hands and gives it back.
+    /// Where the entries stand is counted from the oldest one. That it has not gone since, and that this is the history
+    /// that was read before, shows in the first of them, which names the one before it.
+    async fn read_on(
+        &self,
+        topic: &Topic,
+        after: Position,
+        oldest: Position,
+        limit: usize,
+    ) -> Result<Option<Vec<Entry>>, BrokerError> {
+        let Some(from) = after.offset.saturating_add(1).checked_sub(oldest.offset) else { return Ok(None) };
+        let to = from.saturating_add(limit as u64).saturating_sub(1);
+        let entries = as_entries(self.commands.lrange(self.keys.log(topic), from, to).await.map_err(unavailable)?)?;
+        let follows = entries.first().is_some_and(|first| first.previous == after);
+        Ok(follows.then_some(entries))
+    }
+
     async fn trim(&self, topic: &Topic, before: Position) -> Result<(), BrokerError> {
         let args = vec![write_position(before), STAY.to_string().into()];
         script::CUT.call(&self.commands, vec![self.keys.log(topic)], args).await.map(drop)

@@ -1,10 +1,9 @@
 -- One look at a history. KEYS: history. ARGV: the position asked after, how many.
--- Replies: whether that position is an entry, head, oldest, its previous, and the entries behind it, packed: one long text
--- is taken apart faster than a list of many.
+-- Replies: whether that position is an entry, head, oldest, its previous, and the entries behind it.
 local history, after, limit = KEYS[1], ARGV[1], tonumber(ARGV[2])
 local oldest = redis.call('LINDEX', history, 0)
 if not oldest then
-  return { after == START and 1 or 0, START, START, START, cmsgpack.pack({}) }
+  return { after == START and 1 or 0, START, START, START, {} }
 end
 local first, previous = place(oldest)
 -- Where it stands, or would; of what is asked after, anything may be said.
@@ -18,4 +17,4 @@ elseif after ~= START then
 end
 local from = math.max(at + 1, 0)
 local page = limit > 0 and redis.call('LRANGE', history, from, from + limit - 1) or {}
-return { known and 1 or 0, head(history), first, previous, cmsgpack.pack(page) }
+return { known and 1 or 0, head(history), first, previous, page }
