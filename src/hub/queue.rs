@@ -179,14 +179,21 @@ impl Queue {
         self.settle();
     }
 
-    /// Takes about `bytes` bytes of whole runs; they count as queued until [`Queue::wrote`].
+    /// Takes at most `bytes` bytes of whole runs, or one that is longer; they count as queued until [`Queue::wrote`].
     pub(super) fn take(&mut self, bytes: usize, into: &mut VecDeque<Bytes>) {
         if self.holds() {
             return;
         }
         let mut taken = 0;
-        while taken < bytes {
-            match self.promised.pop_front().or_else(|| self.line.pop_front()) {
+        loop {
+            let line = if self.promised.is_empty() { &mut self.line } else { &mut self.promised };
+            if let Some(Item::Run(run)) = line.front()
+                && taken > 0
+                && taken + run.len() > bytes
+            {
+                break;
+            }
+            match line.pop_front() {
                 Some(Item::Run(run)) => {
                     taken += run.len();
                     self.level.queued_frames -= run.frames();

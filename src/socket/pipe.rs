@@ -16,8 +16,9 @@ use crate::{
     protocol::{CloseCode, EventKind, FrameKind, PausePolicy, Reply, Run, RunBuilder, Violations},
 };
 
-/// Frames that arrive together travel together, up to this many bytes.
-const BATCH: usize = 64 << 10;
+/// Frames that arrive together travel together, until they are so many bytes. With the last of them they are one segment
+/// of TCP still, unless that is a large one.
+const BATCH: usize = 48 << 10;
 /// A client that falls behind again and again is told of at most this often.
 const QUIET: Duration = Duration::from_secs(1);
 

@@ -47,6 +47,20 @@ fn drain(outbox: &Outbox, bytes: usize) -> Vec<u64> {
 }
 
 #[test]
+fn no_more_is_taken_at_once_than_is_asked_for() {
+    let outbox = watching(9_999, Slow::Close);
+    for (from, n) in [(0, 3), (3, 3), (6, 9), (15, 1)] {
+        outbox.push(&run(from, n));
+        outbox.push_mark(&mark(from + n), 1);
+    }
+    assert_eq!(drain(&outbox, 65), (0..6).collect::<Vec<_>>());
+    assert_eq!(reached(&outbox), [(3, 3), (6, 6)]);
+    assert_eq!(drain(&outbox, 65), (6..15).collect::<Vec<_>>(), "one that is longer goes by itself");
+    assert_eq!(drain(&outbox, 65), [15]);
+    assert_eq!(reached(&outbox), [(15, 15), (16, 16)]);
+}
+
+#[test]
 fn the_newest_or_the_oldest_go() {
     let newest = Outbox::new(1_000, Slow::DropNewest);
     newest.push(&run(0, 90));
