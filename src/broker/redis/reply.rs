@@ -77,8 +77,8 @@ pub(super) fn as_position(value: &Value) -> Result<Position, BrokerError> {
 /// How long the front of an entry is, without the marks: the time, and how long they are. See `lua/entries.lua`.
 const FRONT: usize = 8 + 1;
 
-/// How long a position is, in entries and messages.
-const PLACE: usize = 16;
+/// What stands before the payload, in entries and messages: the position, and the nonce of the one before.
+const TOLD: usize = 16 + 8;
 
 /// An entry, as histories keep it.
 fn as_entry(bytes: &Bytes) -> Option<Entry> {
@@ -89,8 +89,11 @@ fn as_entry(bytes: &Bytes) -> Option<Entry> {
 
 /// Position, previous position, and where the payload begins.
 pub(super) fn read_told(bytes: &[u8]) -> Option<(Position, Position, usize)> {
-    let (position, rest) = bytes.split_at_checked(PLACE)?;
-    Some((read_position(position)?, read_position(rest.get(..PLACE)?)?, 2 * PLACE))
+    let (position, rest) = bytes.split_at_checked(16)?;
+    let (position, nonce) = (read_position(position)?, u64::from_be_bytes(*rest.first_chunk()?));
+    // Offsets have no holes.
+    let previous = Position { offset: position.offset.saturating_sub(1), nonce };
+    Some((position, if nonce == 0 { Position::START } else { previous }, TOLD))
 }
 
 /// Many entries, packed into one text. Their payloads stay where they are.
@@ -220,8 +223,7 @@ mod tests {
 
     #[test]
     fn entries_are_taken_apart() {
-        let places =
-            [&2u64.to_be_bytes()[..], &u64::MAX.to_be_bytes(), &1u64.to_be_bytes(), &7u64.to_be_bytes()].concat();
+        let places = [2, u64::MAX, 7].map(u64::to_be_bytes).concat();
         let entry = [b"\0\0\x01\x9a\0\0\0\0\x04mark", &places[..], b"a b"].concat();
         let [Entry { position, previous, payload }] = &page(&entry).unwrap()[..] else { panic!("one was packed") };
         assert_eq!(*position, Position { offset: 2, nonce: u64::MAX });
