@@ -77,9 +77,6 @@ pub(super) fn as_position(value: &Value) -> Result<Position, BrokerError> {
 /// How long the front of an entry is, without the marks: the time, and how long they are. See `lua/entries.lua`.
 const FRONT: usize = 8 + 1;
 
-/// What stands before the payload, in entries and messages: the position, and the nonce of the one before.
-const TOLD: usize = 16 + 8;
-
 /// An entry, as histories keep it.
 fn as_entry(bytes: &Bytes) -> Option<Entry> {
     let front = FRONT + usize::from(*bytes.get(FRONT - 1)?);
@@ -90,10 +87,16 @@ fn as_entry(bytes: &Bytes) -> Option<Entry> {
 /// Position, previous position, and where the payload begins.
 pub(super) fn read_told(bytes: &[u8]) -> Option<(Position, Position, usize)> {
     let (position, rest) = bytes.split_at_checked(16)?;
-    let (position, nonce) = (read_position(position)?, u64::from_be_bytes(*rest.first_chunk()?));
-    // Offsets have no holes.
-    let previous = Position { offset: position.offset.saturating_sub(1), nonce };
-    Some((position, if nonce == 0 { Position::START } else { previous }, TOLD))
+    let position = read_position(position)?;
+    match rest.split_first()? {
+        (0, _) => Some((position, Position::START, 16 + 1)),
+        (8, rest) => {
+            // Offsets have no holes.
+            let (offset, nonce) = (position.offset.checked_sub(1)?, u64::from_be_bytes(*rest.first_chunk()?));
+            Some((position, Position { offset, nonce }, 16 + 1 + 8))
+        }
+        _ => None,
+    }
 }
 
 /// Many entries, packed into one text. Their payloads stay where they are.
@@ -223,7 +226,7 @@ mod tests {
 
     #[test]
     fn entries_are_taken_apart() {
-        let places = [2, u64::MAX, 7].map(u64::to_be_bytes).concat();
+        let places = [&[2, u64::MAX].map(u64::to_be_bytes).concat()[..], &[8], &7u64.to_be_bytes()].concat();
         let entry = [b"\0\0\x01\x9a\0\0\0\0\x04mark", &places[..], b"a b"].concat();
         let [Entry { position, previous, payload }] = &page(&entry).unwrap()[..] else { panic!("one was packed") };
         assert_eq!(*position, Position { offset: 2, nonce: u64::MAX });
@@ -231,6 +234,15 @@ mod tests {
         for end in 0..entry.len() - 3 {
             assert!(page(&entry[..end]).is_err(), "{end}");
         }
+        let first = [&entry[..29], &[0], b"a b"].concat();
+        let [Entry { position: Position { offset: 2, .. }, previous: Position::START, payload }] =
+            &page(&first).unwrap()[..]
+        else {
+            panic!("one was packed")
+        };
+        assert_eq!(payload, "a b");
+        let forged = [&entry[..29], &[7], &entry[30..]].concat();
+        assert!(page(&forged).is_err());
         assert_eq!(as_entries(Bytes::from_static(&[0x90]).into()).unwrap(), []);
         assert!(as_entries("x".into()).is_err());
     }

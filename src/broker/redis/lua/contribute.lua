@@ -14,7 +14,8 @@ local history, most, age, ttl = KEYS[1], tonumber(ARGV[2]), tonumber(ARGV[3]), A
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 local function tally(entry)
-  return struct.unpack('>I8I4', entry, 34 + string.byte(entry, 9))
+  local _, at = place(entry)
+  return struct.unpack('>I8I4', entry, at + 1 + string.byte(entry, at))
 end
 local last = newest(history)
 local previous, at, total, era = START, clock[1] * 1000000 + clock[2], 0, tonumber(ARGV[5])

@@ -6,9 +6,9 @@ local oldest = redis.call('LINDEX', history, 0)
 if not oldest then
   return { after == START and 1 or 0, START, START, START, cmsgpack.pack({}) }
 end
-local first = place(oldest)
-local nonce = struct.unpack('c8', oldest, 26 + string.byte(oldest, 9))
-local previous = nonce == string.sub(START, 9) and START or position(offset(first) - 1, nonce)
+local first, behind = place(oldest)
+local before = struct.unpack('Bc0', oldest, behind)
+local previous = before == '' and START or position(offset(first) - 1, before)
 -- Where it stands, or would; of what is asked after, anything may be said.
 local at = math.min(offset(after) - offset(first), redis.call('LLEN', history))
 local known = previous == after
