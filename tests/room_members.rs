@@ -60,6 +60,11 @@ async fn ten_thousand_members_are_listed_in_pages() {
     }
     assert!(listed.contains(&agent.pair.id));
 
+    let beyond = "/v1/rooms/stadium/members?after=pair_7zzzzzzzzzzzzzzzzzzzzzzzzz";
+    assert_eq!(cluster.node(0).ask("GET", beyond, ADMIN_KEY, None).await.json()["members"], json!([]));
+    let nobody = cluster.node(0).ask("GET", "/v1/rooms/stadium/members?after=x", ADMIN_KEY, None).await;
+    assert_eq!(nobody.problem(400), "invalid_params");
+
     // And by a sibling of a member.
     let page = agent.sibling.must("room.members", json!({"limit": 10})).await;
     assert_eq!(page["members"].as_array().map(Vec::len), Some(10));

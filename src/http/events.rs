@@ -23,7 +23,7 @@ use super::{
     sockets::Listening,
 };
 use crate::{
-    node::{FeedItem, Node, Term, now_text},
+    node::{FeedItem, Node, Term, now},
     protocol::{Event, EventKind, Failure, Fault, PairId, Said, write_cursor},
 };
 
@@ -59,7 +59,7 @@ pub(super) async fn stream(
         "pair": pair, "node": node.id, "cursor": write_cursor(pair, &place, &node.settings.ticket_keys), "grants": grants, "state": state,
         "protocol": 1,
     });
-    let ready = Event::new(EventKind::Ready, &Said { at: now_text(), data, cause: None }, None);
+    let ready = Event::new(EventKind::Ready, now(), &Said { data, cause: None }, None);
     let first: FeedItem = (Arc::new(ready), place);
     // The token has a drain wait for the stream, and the stream ends in the drain's time. Its seat is its address'.
     let token = (node.sockets.token(), permit);

@@ -2,20 +2,24 @@
 
 use std::time::{Duration, SystemTime};
 
-use time::{OffsetDateTime, format_description::BorrowedFormatItem, macros::format_description};
+use crate::protocol::Moment;
+
+/// Now, as events have it.
+#[must_use]
+pub fn now() -> Moment {
+    SystemTime::now().into()
+}
 
 /// Now, as events and answers say it: RFC 3339 in UTC with milliseconds.
 #[must_use]
 pub fn now_text() -> String {
-    time_text(SystemTime::now())
+    now().to_string()
 }
 
 /// A time as events and answers say it.
 #[must_use]
 pub fn time_text(time: SystemTime) -> String {
-    const FORM: &[BorrowedFormatItem<'_>] =
-        format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:3]Z");
-    OffsetDateTime::from(time).format(FORM).unwrap_or_default()
+    Moment::from(time).to_string()
 }
 
 /// Seconds since 1970.

@@ -22,7 +22,7 @@ use super::{
     Facts, Node,
     detached::is_told,
     follow::{Followed, Follower},
-    now_text,
+    now,
 };
 use crate::{
     hub::Ear,
@@ -386,7 +386,7 @@ impl Feed {
     }
 
     fn aside(&self, kind: EventKind, data: Value) -> FeedItem {
-        (Arc::new(Event::new(kind, &Said { at: now_text(), data, cause: None }, None)), self.place.clone())
+        (Arc::new(Event::new(kind, now(), &Said { data, cause: None }, None)), self.place.clone())
     }
 
     /// Something is to be told next. A history that begins anew says so itself, and the listener sees it as well: of such

@@ -53,7 +53,7 @@ use tokio::sync::oneshot;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub use ask::Line;
-pub use clock::{now_seconds, now_text, pause, time_text};
+pub use clock::{now, now_seconds, now_text, pause, time_text};
 pub use detached::Noted;
 pub use drain::DrainPlan;
 pub use endings::ended_because;

@@ -256,8 +256,8 @@ impl Node {
         let members: Vec<_> = page
             .iter()
             .map(|member| {
-                let said: Value = rmp_serde::from_slice(&member.value).unwrap_or_default();
-                json!({"pair": PairId::from_uuid(member.id), "node": member.node, "epoch": said["epoch"]})
+                let epoch = rmp_serde::from_slice::<u64>(&member.value).ok();
+                json!({"pair": PairId::from_uuid(member.id), "node": member.node, "epoch": epoch})
             })
             .collect();
         Ok(json!({"room": room, "members": members, "after": after}))
@@ -345,7 +345,7 @@ impl Node {
     }
 
     pub(super) fn member(&self, pair: PairId, fence: Fence) -> Member {
-        let value = rmp_serde::to_vec_named(&json!({"epoch": fence.epoch})).unwrap_or_default();
+        let value = rmp_serde::to_vec(&fence.epoch).unwrap_or_default();
         Member { id: pair.uuid(), node: self.id, value: value.into() }
     }
 }

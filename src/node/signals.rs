@@ -103,7 +103,7 @@ impl Node {
         let number = self.numbers.fetch_add(1, Relaxed);
         self.tallies.insert(number, sender);
         let mut tally = Tally { node: self, number, answers };
-        let of = (to == SignalTo::Room).then_some(pair);
+        let of = (to == SignalTo::Room).then(|| pair.uuid());
         let unsaid = Unsaid { of, count: Some((self.id, number)), stand: None };
         let draft = draft_with(EventKind::Signal, said, Some(cause), Some(Box::new(unsaid)));
         let topic = match to {
@@ -141,7 +141,7 @@ impl Node {
         let Some(unsaid) = &event.unsaid else { return };
         let Some((asker, number)) = unsaid.count else { return };
         let told = self.hub.count(topic, |ear| match topic {
-            Topic::Talk(_) => ear.hears_signals() && unsaid.of != Some(ear.pair),
+            Topic::Talk(_) => ear.hears_signals() && unsaid.of != Some(ear.pair.uuid()),
             _ => true,
         });
         if asker == self.id {

@@ -11,7 +11,7 @@ use std::{
 use futures_util::future::BoxFuture;
 use serde_json::{Value, json};
 
-use super::{Node, ReplyTo, now_text, pause};
+use super::{Node, ReplyTo, now, pause};
 use crate::{
     broker::{Appended, BrokerError, DRAFTS, Draft, Under},
     protocol::{Cause, Event, EventKind, Fence, PairId, Position, Reply, Said, Topic, Unsaid},
@@ -259,7 +259,7 @@ pub(super) fn draft(kind: EventKind, data: Value, cause: Option<Cause>) -> Draft
 
 /// One that says something to the nodes as well.
 pub(super) fn draft_with(kind: EventKind, data: Value, cause: Option<Cause>, unsaid: Option<Box<Unsaid>>) -> Draft {
-    let payload = Event::new(kind, &Said { at: now_text(), data, cause }, unsaid).encode();
+    let payload = Event::new(kind, now(), &Said { data, cause }, unsaid).encode();
     // What can't be encoded can't be told: that it is missing can.
     let payload = payload.unwrap_or_else(|failure| {
         tracing::error!(?kind, %failure, "an event could not be encoded");

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use serde_json::json;
 use tokio::time::{Duration, timeout};
 
-use super::{Node, now_text, story::RETRY};
+use super::{Node, now, story::RETRY};
 use crate::{
     broker::{Census, Changes, Counted, Member},
     protocol::{Event, EventKind, PairId, Position, RoomName, Said, Topic, Unsaid},
@@ -32,9 +32,9 @@ fn around(whole: &Bytes, number: u64) -> Option<(Bytes, Bytes)> {
 /// What a room is told of a member that comes or goes; it is not told to that one.
 pub(super) fn counted(kind: EventKind, member: &Member) -> Option<Counted> {
     let pair = PairId::from_uuid(member.id);
-    let unsaid = Some(Box::new(Unsaid { of: Some(pair), ..Unsaid::default() }));
+    let unsaid = Some(Box::new(Unsaid { of: Some(pair.uuid()), ..Unsaid::default() }));
     let data = json!({"pair": pair, "members": COUNT});
-    let whole = Event::new(kind, &Said { at: now_text(), data, cause: None }, unsaid).encode().ok()?;
+    let whole = Event::new(kind, now(), &Said { data, cause: None }, unsaid).encode().ok()?;
     let (before, after) = around(&whole.into(), COUNT)?;
     Some(Counted { nonce: rand::random(), before, after })
 }
@@ -43,7 +43,7 @@ pub(super) fn counted(kind: EventKind, member: &Member) -> Option<Counted> {
 fn changes() -> Option<Changes> {
     let parts = |kind| {
         let data = json!({"members": COUNT, "pairs": LIST});
-        let whole = Event::new(kind, &Said { at: now_text(), data, cause: None }, None).encode().ok()?;
+        let whole = Event::new(kind, now(), &Said { data, cause: None }, None).encode().ok()?;
         let (before, rest) = around(&whole.into(), COUNT)?;
         let (between, behind) = around(&rest, LIST)?;
         Some([before, between, behind])
@@ -94,7 +94,7 @@ mod tests {
             let count = members.to_string();
             let event = Event::decode(&[&before[..], count.as_bytes(), &after].concat().into()).unwrap();
             assert_eq!((event.kind, event.data()), (EventKind::PeerLeft, json!({"pair": pair, "members": members})));
-            assert_eq!(event.unsaid.and_then(|unsaid| unsaid.of), Some(pair));
+            assert_eq!(event.unsaid.and_then(|unsaid| unsaid.of), Some(pair.uuid()));
         }
     }
 

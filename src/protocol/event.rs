@@ -1,10 +1,13 @@
 //! Events: what a sibling hears of its client socket.
 
+use std::io::Write as _;
+
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use uuid::Uuid;
 
-use super::{Failure, NodeId, PairId, Position, RoomName};
+use super::{Failure, Moment, NodeId, PairId, Position, RoomName};
 
 macro_rules! kinds {
     ($($(#[$doc:meta])* $name:ident = $text:literal;)*) => {
@@ -102,6 +105,8 @@ pub struct Event {
     pub kind: EventKind,
     /// What of it is for the nodes, and not told.
     pub unsaid: Option<Box<Unsaid>>,
+    /// When it happened, by the clock of the node that raised it.
+    pub at: Moment,
     /// The members [`Said`] has, as JSON writes them between braces.
     said: Bytes,
 }
@@ -109,9 +114,7 @@ pub struct Event {
 /// What an event says.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Said {
-    /// When it happened: RFC 3339 with milliseconds, by the clock of the node that raised it. It comes first.
-    pub at: String,
-    /// Its particulars.
+    /// Its particulars. They come first.
     pub data: Value,
     /// The command that it is the effect of.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -121,9 +124,9 @@ pub struct Said {
 /// What of an event is for the nodes that tell it.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Unsaid {
-    /// In a room's talk: the pair that it is of, to which it is not told.
+    /// In a room's talk: the id of the pair that it is of, to which it is not told.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub of: Option<PairId>,
+    pub of: Option<Uuid>,
     /// The node that counts to how many it is told, and the number by which it knows the answers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub count: Option<(NodeId, u64)>,
@@ -152,17 +155,17 @@ impl Stand {
     }
 }
 
-/// What stands before the time in what is said.
-const BEFORE_AT: &[u8] = b"\"at\":\"";
+/// What stands before the particulars in what is said.
+const BEFORE_DATA: &[u8] = b"\"data\":";
 
 impl Event {
     /// An event that is raised.
     #[must_use]
-    pub fn new(kind: EventKind, said: &Said, unsaid: Option<Box<Unsaid>>) -> Self {
+    pub fn new(kind: EventKind, at: Moment, said: &Said, unsaid: Option<Box<Unsaid>>) -> Self {
         // Texts, numbers, lists and maps by text: all of them can be written.
         let object = serde_json::to_vec(said).unwrap_or_default();
         let said = object.get(1..object.len().saturating_sub(1)).unwrap_or_default();
-        Self { kind, unsaid, said: Bytes::copy_from_slice(said) }
+        Self { kind, unsaid, at, said: Bytes::copy_from_slice(said) }
     }
 
     /// The bytes that are kept.
@@ -171,7 +174,7 @@ impl Event {
     /// When it can't be encoded.
     pub fn encode(&self) -> Result<Box<[u8]>, Failure> {
         let mut bytes = Vec::with_capacity(self.said.len() + 160);
-        rmp_serde::encode::write_named(&mut bytes, &(self.kind, &self.unsaid))
+        rmp_serde::encode::write_named(&mut bytes, &(self.kind, &self.unsaid, self.at))
             .map_err(|e| Failure::new(super::Fault::Internal, e.to_string()))?;
         bytes.extend_from_slice(&self.said);
         // It may be kept for long, without the room that was there for more.
@@ -185,20 +188,13 @@ impl Event {
     pub fn decode(bytes: &Bytes) -> Result<Self, Failure> {
         let failed = |why: String| Failure::new(super::Fault::Internal, why);
         let mut rest = &bytes[..];
-        let head = <(EventKind, Option<Box<Unsaid>>)>::deserialize(&mut rmp_serde::Deserializer::new(&mut rest));
-        let (kind, unsaid) = head.map_err(|e| failed(e.to_string()))?;
-        if !rest.starts_with(BEFORE_AT) || std::str::from_utf8(rest).is_err() {
+        let head =
+            <(EventKind, Option<Box<Unsaid>>, Moment)>::deserialize(&mut rmp_serde::Deserializer::new(&mut rest));
+        let (kind, unsaid, at) = head.map_err(|e| failed(e.to_string()))?;
+        if !rest.starts_with(BEFORE_DATA) || std::str::from_utf8(rest).is_err() {
             return Err(failed("an event says nothing".into()));
         }
-        Ok(Self { kind, unsaid, said: bytes.slice(bytes.len() - rest.len()..) })
-    }
-
-    /// When it happened.
-    #[must_use]
-    pub fn at(&self) -> &str {
-        let rest = self.said.get(BEFORE_AT.len()..).unwrap_or_default();
-        let time = rest.split(|byte| *byte == b'"').next().unwrap_or_default();
-        std::str::from_utf8(time).unwrap_or_default()
+        Ok(Self { kind, unsaid, at, said: bytes.slice(bytes.len() - rest.len()..) })
     }
 
     /// What it says; `None` when that can't be read.
@@ -216,13 +212,18 @@ impl Event {
     /// Whether it is of this pair, in a room's talk.
     #[must_use]
     pub fn is_of(&self, pair: PairId) -> bool {
-        self.unsaid.as_ref().is_some_and(|unsaid| unsaid.of == Some(pair))
+        self.unsaid.as_ref().is_some_and(|unsaid| unsaid.of == Some(pair.uuid()))
     }
 
     /// Writes it as a listener receives it, with the cursor of its place in the pair's story, behind `bytes`.
     pub fn write(&self, cursor: &str, bytes: &mut Vec<u8>) {
         let kind = self.kind.as_str().as_bytes();
-        for part in [b"{\"type\":\"", kind, b"\",\"cursor\":\"", cursor.as_bytes(), b"\",", &self.said, b"}"] {
+        for part in [b"{\"type\":\"", kind, b"\",\"cursor\":\"", cursor.as_bytes(), b"\",\"at\":\""] {
+            bytes.extend_from_slice(part);
+        }
+        // Into memory: it can't fail.
+        drop(write!(bytes, "{}", self.at));
+        for part in [b"\",", &self.said[..], b"}"] {
             bytes.extend_from_slice(part);
         }
     }
@@ -230,7 +231,7 @@ impl Event {
     /// The same, for who writes it in another way.
     #[must_use]
     pub fn told<'a>(&self, cursor: &'a str) -> Option<Told<'a>> {
-        Some(Told { kind: self.kind, cursor, said: self.said()? })
+        Some(Told { kind: self.kind, cursor, at: self.at.to_string(), said: self.said()? })
     }
 }
 
@@ -242,6 +243,8 @@ pub struct Told<'a> {
     pub kind: EventKind,
     /// The name of its place in the pair's story.
     pub cursor: &'a str,
+    /// When it happened: RFC 3339 with milliseconds.
+    pub at: String,
     /// What it says.
     #[serde(flatten)]
     pub said: Said,
@@ -257,14 +260,13 @@ mod tests {
     fn what_is_kept_is_what_was_raised() {
         for kind in EventKind::ALL {
             let said = Said {
-                at: "2026-01-01T00:00:00.000Z".into(),
                 data: json!({"n": u64::MAX, "x": [null, -1, 0.1, "é\"", 1.797_693_134_862_315_7e308]}),
                 cause: Some(Cause { key: None, id: Some(json!(7)), sibling: Some("s".into()) }),
             };
             let unsaid = Stand::unsaid("a".parse().unwrap(), Position { offset: 3, nonce: u64::MAX }, None);
-            let event = Event::new(*kind, &said, unsaid);
+            let event = Event::new(*kind, Moment(1_795_692_994_198), &said, unsaid);
             assert_eq!(Event::decode(&event.encode().unwrap().into()).unwrap(), event);
-            assert_eq!((event.at(), event.data()), (&*said.at, said.data.clone()));
+            assert_eq!(event.data(), said.data);
             let mut written = Vec::new();
             event.write("here", &mut written);
             let told = event.told("here").unwrap();
@@ -276,13 +278,13 @@ mod tests {
 
     #[test]
     fn what_is_no_event_is_not_read() {
-        let kept = Event::new(EventKind::Mark, &Said { at: "t".into(), data: Value::Null, cause: None }, None);
+        let kept = Event::new(EventKind::Mark, Moment(7), &Said { data: Value::Null, cause: None }, None);
         let kept = kept.encode().unwrap();
         assert!(Event::decode(&Bytes::copy_from_slice(&kept)).is_ok());
         for end in 0..kept.len() - 14 {
             assert!(Event::decode(&Bytes::copy_from_slice(&kept[..end])).is_err(), "{end}");
         }
-        let newer = [b"\x92\xa3new\xc0", &kept[7..]].concat();
+        let newer = [b"\x93\xa3new\xc0", &kept[7..]].concat();
         assert!(Event::decode(&newer.into()).is_err());
     }
 }

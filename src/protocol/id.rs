@@ -196,6 +196,7 @@ impl FromStr for Fence {
 /// A place in a history: the entry with this offset and nonce. Offsets count 1, 2, 3, … without holes; the nonce
 /// makes an offset that a fail-over gave away twice recognisable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(from = "(u64, u64)", into = "(u64, u64)")]
 pub struct Position {
     /// How many entries the history has had up to and including this one.
     pub offset: u64,
@@ -206,6 +207,20 @@ pub struct Position {
 impl Position {
     /// Before the first entry.
     pub const START: Self = Self { offset: 0, nonce: 0 };
+}
+
+// Each event and each pair's record has some: without the names.
+
+impl From<(u64, u64)> for Position {
+    fn from((offset, nonce): (u64, u64)) -> Self {
+        Self { offset, nonce }
+    }
+}
+
+impl From<Position> for (u64, u64) {
+    fn from(Position { offset, nonce }: Position) -> Self {
+        (offset, nonce)
+    }
 }
 
 impl fmt::Display for Position {

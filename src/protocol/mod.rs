@@ -10,6 +10,7 @@ mod fault;
 mod grant;
 mod id;
 mod mark;
+mod moment;
 mod params;
 mod revocation;
 mod room;
@@ -30,6 +31,7 @@ pub use fault::{Failure, Fault};
 pub use grant::Grants;
 pub use id::{BadName, Fence, NodeId, PairId, Position, RoomName, SiblingId, SignalId};
 pub use mark::{MARK_WAIT, Mark};
+pub use moment::Moment;
 pub use params::{
     AckParams, CloseParams, Direction, KickParams, LeaveParams, MarkParams, MembersParams, MoveParams, PauseParams,
     PausePolicy, ReasonParams, ResumeParams, SetParams, SignalParams, SignalTo, SwitchParams, TicketParams,

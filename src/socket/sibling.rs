@@ -26,7 +26,7 @@ use super::{
 };
 use crate::{
     hub::Outbox,
-    node::{Feed, FeedItem, Node, Pass, Term, now_text},
+    node::{Feed, FeedItem, Node, Pass, Term, now},
     protocol::{
         Answer, CloseCode, Closing, Codec, Event, EventKind, Failure, Message, PairId, Rate, Run, Said, SiblingId,
         Slow, write_cursor,
@@ -150,7 +150,7 @@ impl Sibling {
             "pair": self.pair, "sibling": self.id, "node": self.node.id, "cursor": write_cursor(self.pair, &place, &self.node.settings.ticket_keys),
             "grants": caller.grants, "state": state, "protocol": 1,
         });
-        let ready = Event::new(EventKind::Ready, &Said { at: now_text(), data, cause: None }, None);
+        let ready = Event::new(EventKind::Ready, now(), &Said { data, cause: None }, None);
         self.tell((Arc::new(ready), place));
     }
 

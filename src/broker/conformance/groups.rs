@@ -100,7 +100,7 @@ pub async fn holdings_follow(nodes: &mut Nodes) {
     let holdings = async |node, limit| {
         let mut held = b.registry.holdings(node, limit).await.expect(UP);
         held.pairs.sort();
-        held.members.sort_by(|(_, a), (_, b)| a.id.cmp(&b.id));
+        held.members.sort_by_key(|(_, member)| member.id);
         held
     };
     let (mut pairs, mut fences) = (Vec::new(), Vec::new());

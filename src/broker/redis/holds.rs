@@ -5,8 +5,8 @@
 //! whoever reads it compares it with what it stands for. Each note carries the claim's nonce, or the joining's mark: so
 //! to strike an old one can't hit the new one of the same thing.
 //!
-//! All that is held is of some pair. The list has one place for each, with all notes of it: of an idle pair there are
-//! three, each of which would otherwise take as much memory as all of them.
+//! All that is held is of some pair. The list has one place for each, with all notes of it: of a pair there are three
+//! and more, and places of their own would take three times the memory.
 
 use std::{collections::HashSet, time::Duration};
 

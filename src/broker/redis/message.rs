@@ -14,7 +14,7 @@ const STAMP: usize = 8 + 4;
 /// How much of a command is neither channel nor payload, at most.
 const WORDS: usize = 64;
 
-/// The first byte of a message that was appended; then position, previous position, payload.
+/// The first byte of a message that was appended; then what `lua/entries.lua` says.
 const ENTRY: u8 = b'e';
 
 /// A payload on its way out: the whole command, so that nothing is copied again.
@@ -86,13 +86,14 @@ mod tests {
     #[test]
     fn messages_are_read() {
         let of = |bytes: &[u8]| read(Bytes::copy_from_slice(bytes));
-        let entry = [b"e", &[2, u64::MAX, 1, 7].map(u64::to_be_bytes).concat()[..], b"a b"].concat();
+        let entry =
+            [b"e", &[2, u64::MAX].map(u64::to_be_bytes).concat()[..], &[8], &7u64.to_be_bytes(), b"a b"].concat();
         let Some(Said { entry: Some((position, previous)), bytes }) = of(&entry) else { panic!("no entry") };
         assert_eq!(position, Position { offset: 2, nonce: u64::MAX });
         assert_eq!((previous.nonce, bytes.as_ref()), (7, b"a b".as_slice()));
         let Some(Said { entry: None, bytes }) = of(b"nstamp") else { panic!("no message") };
         assert_eq!(bytes, "stamp");
-        for forged in [b"".as_slice(), b"x1", &entry[..1], &entry[..17], &entry[..32]] {
+        for forged in [b"".as_slice(), b"x1", &entry[..1], &entry[..17], &entry[..25]] {
             assert!(of(forged).is_none(), "{forged:?}");
         }
     }

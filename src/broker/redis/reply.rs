@@ -77,9 +77,6 @@ pub(super) fn as_position(value: &Value) -> Result<Position, BrokerError> {
 /// How long the front of an entry is, without the marks: the time, and how long they are. See `lua/entries.lua`.
 const FRONT: usize = 8 + 1;
 
-/// How long a position is, in entries and messages.
-const PLACE: usize = 16;
-
 /// An entry, as histories keep it.
 fn as_entry(bytes: &Bytes) -> Option<Entry> {
     let front = FRONT + usize::from(*bytes.get(FRONT - 1)?);
@@ -89,8 +86,17 @@ fn as_entry(bytes: &Bytes) -> Option<Entry> {
 
 /// Position, previous position, and where the payload begins.
 pub(super) fn read_told(bytes: &[u8]) -> Option<(Position, Position, usize)> {
-    let (position, rest) = bytes.split_at_checked(PLACE)?;
-    Some((read_position(position)?, read_position(rest.get(..PLACE)?)?, 2 * PLACE))
+    let (position, rest) = bytes.split_at_checked(16)?;
+    let position = read_position(position)?;
+    match rest.split_first()? {
+        (0, _) => Some((position, Position::START, 16 + 1)),
+        (8, rest) => {
+            // Offsets have no holes.
+            let (offset, nonce) = (position.offset.checked_sub(1)?, u64::from_be_bytes(*rest.first_chunk()?));
+            Some((position, Position { offset, nonce }, 16 + 1 + 8))
+        }
+        _ => None,
+    }
 }
 
 /// Entries, as histories keep them. Their payloads stay where they are.
@@ -217,8 +223,7 @@ mod tests {
 
     #[test]
     fn entries_are_taken_apart() {
-        let places =
-            [&2u64.to_be_bytes()[..], &u64::MAX.to_be_bytes(), &1u64.to_be_bytes(), &7u64.to_be_bytes()].concat();
+        let places = [&[2, u64::MAX].map(u64::to_be_bytes).concat()[..], &[8], &7u64.to_be_bytes()].concat();
         let entry = [b"\0\0\x01\x9a\0\0\0\0\x04mark", &places[..], b"a b"].concat();
         let [Entry { position, previous, payload }] = &page(&entry).unwrap()[..] else { panic!("there is one") };
         assert_eq!(*position, Position { offset: 2, nonce: u64::MAX });
@@ -226,6 +231,15 @@ mod tests {
         for end in 0..entry.len() - 3 {
             assert!(page(&entry[..end]).is_err(), "{end}");
         }
+        let first = [&entry[..29], &[0], b"a b"].concat();
+        let [Entry { position: Position { offset: 2, .. }, previous: Position::START, payload }] =
+            &page(&first).unwrap()[..]
+        else {
+            panic!("there is one")
+        };
+        assert_eq!(payload, "a b");
+        let forged = [&entry[..29], &[7], &entry[30..]].concat();
+        assert!(page(&forged).is_err());
         assert_eq!(as_entries(Value::Array(Vec::new())).unwrap(), []);
         assert!(as_entries("x".into()).is_err());
     }

@@ -10,7 +10,7 @@ use crate::{
     broker::{BrokerError, Page},
     hub::Piece,
     node::{Facts, Node, detached::is_told, follow::Followed, story::RETRY},
-    protocol::{Event, EventKind, PairId, Position, RoomName, Stand, Topic, Watching},
+    protocol::{Event, EventKind, Moment, PairId, Position, RoomName, Stand, Topic, Watching},
 };
 
 /// How many of the newest events tell where a pair is now, and what it watches: its record may lag behind them, by no
@@ -86,10 +86,10 @@ pub(super) fn stand_in(next: &Followed) -> Option<&Stand> {
 }
 
 /// When it happened. What does not say so is told at once.
-pub(super) fn happened(next: &Followed) -> &str {
-    let Followed::Piece(piece) = next else { return "" };
+pub(super) fn happened(next: &Followed) -> Option<Moment> {
+    let Followed::Piece(piece) = next else { return None };
     let event: Option<&Arc<Event>> = Piece::event(piece);
-    event.map_or("", |event| event.at())
+    event.map(|event| event.at)
 }
 
 /// What is watched from this event on.

@@ -13,13 +13,16 @@ end
 local history, most, age, ttl = KEYS[1], tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4]
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
+local function tally(entry)
+  local _, at = place(entry)
+  return struct.unpack('>I8I4', entry, at + 1 + string.byte(entry, at))
+end
 local last = newest(history)
 local previous, at, total, era = START, clock[1] * 1000000 + clock[2], 0, tonumber(ARGV[5])
 if last then
-  local _, payload
-  previous, _, payload = place(last)
+  previous = place(last)
   at = offset(previous)
-  total, era = struct.unpack('>I8I4', last, payload)
+  total, era = tally(last)
 end
 for i = 8, #ARGV, 3 do
   at = at + 1
@@ -32,8 +35,7 @@ end
 local gone, count = 0, redis.call('LLEN', history)
 while gone < 64 and gone < count - 1 do
   local oldest = redis.call('LINDEX', history, gone)
-  local _, _, payload = place(oldest)
-  local behind = total - struct.unpack('>I8', oldest, payload)
+  local behind = total - tally(oldest)
   if behind < most and now - struct.unpack('>I8', oldest) < age then
     break
   end

@@ -5,7 +5,9 @@ local oldest = redis.call('LINDEX', history, 0)
 if not oldest then
   return { after == START and 1 or 0, START, START, START, {} }
 end
-local first, previous = place(oldest)
+local first, behind = place(oldest)
+local before = struct.unpack('Bc0', oldest, behind)
+local previous = before == '' and START or position(offset(first) - 1, before)
 -- Where it stands, or would; of what is asked after, anything may be said.
 local at = math.min(offset(after) - offset(first), redis.call('LLEN', history))
 local known = previous == after
