@@ -45,7 +45,9 @@ impl Feed {
             Follower::open_as(node, topic, Some(*at), Some(Arc::clone(&ear))).await.map(Some)
         };
         let (story, talk) = tokio::try_join!(story, talk)?;
-        Ok(Self { spoken, ..Self::new(node, ear, story, talk, place) })
+        let mut feed = Self::new(node, ear, story, talk, place);
+        feed.merge.spoken = spoken;
+        Ok(feed)
     }
 
     async fn open_now(node: &Arc<Node>, pair: PairId) -> Result<Self, Failure> {
@@ -64,7 +66,7 @@ impl Feed {
         let named = last_told(node, &topic, [since.unwrap_or(head), head], (pair, watching, stood)).await?;
         let place = Place { pair: story.position(), room: Some((room, named)), watching };
         let mut feed = Self::new(node, ear, story, Some(talk), place);
-        (feed.passed, feed.stood) = (head, stood);
+        (feed.merge.passed, feed.merge.stood) = (head, stood);
         Ok(feed)
     }
 }

@@ -1,0 +1,324 @@
+//! How a pair's own history and the talk of its room become one story. Pure: it is told what comes next in each, and says
+//! what to do.
+
+use std::{collections::VecDeque, sync::Arc};
+
+use serde_json::{Value, json};
+
+use super::{
+    FeedItem, UNTOLD,
+    signs::{happened, stand_in, stand_of, watching_told},
+};
+use crate::{
+    node::{Facts, detached::is_told, follow::Followed, now_text},
+    protocol::{Event, EventKind, PairId, Place, Position, RoomName, Said},
+};
+
+/// What is known of a history, beside what comes next in it.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Outlook<'f> {
+    /// More of it is being read, or is here.
+    pub comes: bool,
+    /// A reading waits for the broker, or for a writer.
+    pub late: bool,
+    /// What is behind that which comes next, if it is here.
+    pub behind: Option<&'f Followed>,
+}
+
+/// What is to be done.
+#[derive(Debug, PartialEq)]
+pub(super) enum Step {
+    /// Nothing, until something comes.
+    Wait,
+    /// The next step.
+    On,
+    /// The talk is read again: something in it may have been lost on its way.
+    Look,
+    /// How the pair is now is looked up, before something that is missing is told.
+    Inform,
+    /// The talk of this room is followed, from there on.
+    GoTo(RoomName, Position),
+}
+
+/// Which of the two histories goes on.
+#[derive(PartialEq)]
+enum Turn {
+    Story,
+    Talk,
+    Look,
+    Wait,
+}
+
+/// What comes next in each history, and what is to be told.
+pub(super) struct Merge {
+    pair: PairId,
+    /// Where what was told last stands.
+    pub place: Place,
+    /// What comes next in the pair's own history.
+    pub story: Option<Followed>,
+    /// What comes next in the talk of the room where the pair is.
+    pub talk: Option<Followed>,
+    /// Where what was told last of the talk stands, or was passed over.
+    pub passed: Position,
+    /// The record was looked at, because events are missing that may have told of other rooms.
+    informed: bool,
+    /// The story has said where it stands in the talk, since it began or was missing something.
+    pub stood: bool,
+    /// Something of the talk was told, or may have been on the way to the cursor that this began with.
+    pub spoken: bool,
+    /// What the story says to be told before is looked for.
+    sought: bool,
+    due: VecDeque<FeedItem>,
+    /// What was told last is a gap whose size nobody knows.
+    parted: bool,
+}
+
+impl Merge {
+    pub(super) fn new(pair: PairId, place: Place) -> Self {
+        Self {
+            pair,
+            story: None,
+            talk: None,
+            passed: place.room.as_ref().map(|(_, at)| *at).unwrap_or_default(),
+            stood: place.pair != Position::START,
+            place,
+            informed: false,
+            spoken: false,
+            sought: false,
+            due: VecDeque::new(),
+            parted: false,
+        }
+    }
+
+    /// What is to be told next.
+    pub(super) fn pop(&mut self) -> Option<FeedItem> {
+        self.due.pop_front()
+    }
+
+    /// What is said about the connection waits for nothing; true when there was something.
+    pub(super) fn pass_asides(&mut self) -> bool {
+        if let Some(Followed::Aside(kind, data)) = &self.story {
+            let (kind, data) = (*kind, Value::clone(data));
+            self.story = None;
+            self.say(kind, data);
+            return true;
+        }
+        if let Some(Followed::Aside(..)) = self.talk {
+            self.talk = None;
+            return true;
+        }
+        false
+    }
+
+    /// Takes the next step, if there is nothing to wait for before it. `talk` is `None` where the pair is in no room.
+    pub(super) fn advance(&mut self, story: Outlook<'_>, talk: Option<Outlook<'_>>) -> Step {
+        if let Some(Followed::Gap(_)) = self.story {
+            // What the story said of the room may be in what is missing.
+            self.stood = false;
+            if !std::mem::replace(&mut self.informed, true) {
+                return Step::Inform;
+            }
+        }
+        match self.turn(story, talk) {
+            Turn::Story => self.story_goes_on(),
+            Turn::Talk => {
+                self.talk_goes_on();
+                Step::On
+            }
+            Turn::Look => Step::Look,
+            Turn::Wait => Step::Wait,
+        }
+    }
+
+    fn turn(&mut self, story: Outlook<'_>, talk: Option<Outlook<'_>>) -> Turn {
+        let talk_comes = self.talk.is_none() && talk.is_some_and(|talk| talk.comes);
+        let story_comes = self.story.is_none() && story.comes;
+        match (&self.story, &self.talk) {
+            (Some(Followed::Gap(_)), said) => match (story.behind, said) {
+                // What was said in the room before that which follows is told first, so that the gap's cursor names the
+                // same place there as those behind it, whichever history was read first.
+                (Some(_), None) if talk_comes => Turn::Wait,
+                (Some(next), Some(said @ Followed::Piece(_))) if self.is_first(said, next) => Turn::Talk,
+                _ => Turn::Story,
+            },
+            (None, None) => Turn::Wait,
+            (None, Some(_)) if story_comes => Turn::Wait,
+            (_, Some(Followed::Gap(_))) | (None, Some(_)) => Turn::Talk,
+            (Some(_), None) if talk_comes => Turn::Wait,
+            (Some(next), None) => {
+                let missing = self.until(next).is_some_and(|until| self.passed.offset < until.offset);
+                match talk.filter(|_| missing) {
+                    // Said to be there: it may have been lost on its way.
+                    Some(_) if !self.sought => {
+                        self.sought = true;
+                        Turn::Look
+                    }
+                    // Told without it, it would have another cursor than to those who heard both; and if the room is
+                    // left with this, its talk can't be told any more afterwards.
+                    Some(talk) if talk.late => Turn::Wait,
+                    _ => Turn::Story,
+                }
+            }
+            (Some(next), Some(said)) if self.is_first(said, next) => Turn::Talk,
+            (Some(_), Some(_)) => Turn::Story,
+        }
+    }
+
+    /// Whether what comes in the talk is told before what comes in the story.
+    fn is_first(&self, talk: &Followed, next: &Followed) -> bool {
+        match (self.until(next), talk) {
+            (Some(until), Followed::Piece(piece)) => piece.position.offset <= until.offset,
+            (None, talk) => happened(talk) < happened(next) || self.leaves(next) && happened(talk) == happened(next),
+            _ => true,
+        }
+    }
+
+    /// Up to where the talk is told before this, if the story says so.
+    fn until(&self, next: &Followed) -> Option<Position> {
+        let stand = stand_in(next)?;
+        let (room, _) = self.place.room.as_ref()?;
+        if stand.room == *room {
+            return Some(stand.at);
+        }
+        stand.left.as_ref().filter(|(left, _)| left == room).map(|(_, at)| *at)
+    }
+
+    /// Whether the pair leaves its room by this.
+    fn leaves(&self, next: &Followed) -> bool {
+        stand_in(next).is_some_and(|stand| self.place.room.as_ref().is_none_or(|(room, _)| *room != stand.room))
+    }
+
+    fn story_goes_on(&mut self) -> Step {
+        let missing = match &self.story {
+            Some(Followed::Piece(piece)) => piece.event().is_none_or(|event| event.kind == EventKind::Gap),
+            _ => true,
+        };
+        if missing && !std::mem::replace(&mut self.informed, true) {
+            return Step::Inform;
+        }
+        (self.informed, self.sought) = (false, false);
+        let mut step = Step::On;
+        match self.story.take() {
+            Some(Followed::Piece(piece)) => {
+                self.place.pair = piece.position;
+                match piece.event() {
+                    Some(event) => {
+                        step = self.live_through(event);
+                        self.tell(Arc::clone(event));
+                    }
+                    // Kept by a newer version: said, not passed over.
+                    None => self.tell_gap(Some(1)),
+                }
+            }
+            Some(Followed::Gap(gap)) => {
+                self.place.pair = gap.at;
+                self.tell_gap(gap.lost);
+            }
+            _ => {}
+        }
+        step
+    }
+
+    /// What an event of the pair changes for what is told after it, and for its own cursor.
+    fn live_through(&mut self, event: &Event) -> Step {
+        if let Some(watching) = watching_told(event).filter(|watching| *watching != self.place.watching) {
+            self.place.watching = watching;
+            // What was not told before is not told when it is read again.
+            if let Some((_, at)) = &mut self.place.room {
+                *at = self.passed;
+            }
+        }
+        if event.kind == EventKind::PairEnded {
+            (self.talk, self.place.room) = (None, None);
+        }
+        self.stood &= event.kind != EventKind::Gap;
+        let Some(stand) = stand_of(event) else { return Step::On };
+        // Who came when others had come since knew the place only roughly; told nothing of them, it takes the true one.
+        let roughly = !std::mem::replace(&mut self.stood, true) && !self.spoken;
+        match &mut self.place.room {
+            Some((room, at)) if *room == stand.room => {
+                if self.passed.offset >= stand.at.offset && (at.offset < stand.at.offset || roughly) {
+                    *at = stand.at;
+                }
+                Step::On
+            }
+            _ => self.go_to(stand.room.clone(), stand.at),
+        }
+    }
+
+    /// The pair is in another room, from this place of its talk on.
+    fn go_to(&mut self, room: RoomName, at: Position) -> Step {
+        (self.talk, self.passed) = (None, at);
+        self.place.room = Some((room.clone(), at));
+        Step::GoTo(room, at)
+    }
+
+    /// How the pair is now, for what is missing.
+    pub(super) fn look_at(&mut self, facts: Facts) -> Step {
+        self.place.watching = facts.watching;
+        // It may have come to its present room in what is missing.
+        let Some((here, _)) = &self.place.room else { return Step::On };
+        match facts.since {
+            Some(since) if *here != facts.room || since.offset > self.passed.offset => self.go_to(facts.room, since),
+            _ => Step::On,
+        }
+    }
+
+    fn talk_goes_on(&mut self) {
+        let Some((_, at)) = &mut self.place.room else {
+            self.talk = None;
+            return;
+        };
+        let watching = self.place.watching;
+        match self.talk.take() {
+            Some(Followed::Piece(piece)) => {
+                self.passed = piece.position;
+                let event = piece.event();
+                let told = event.is_none_or(|event| is_told(event, self.pair, watching));
+                // Where it enters and leaves, the story says as well, as long as that is kept.
+                let own = !self.stood && event.is_some_and(|event| event.is_of(self.pair));
+                self.spoken |= told;
+                if told || own || piece.position.offset >= at.offset.saturating_add(UNTOLD) {
+                    *at = piece.position;
+                }
+                match event {
+                    Some(event) if told => self.tell(Arc::clone(event)),
+                    Some(_) => {}
+                    None => self.tell_gap(Some(1)),
+                }
+            }
+            Some(Followed::Gap(gap)) => {
+                (*at, self.passed) = (gap.at, gap.at);
+                // Whoever is told nothing of it misses nothing.
+                if watching.joins || watching.signals {
+                    self.tell_gap(gap.lost);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Says something about the connection, behind what is to be told already.
+    pub(super) fn say(&mut self, kind: EventKind, data: Value) {
+        let item = self.aside(kind, data);
+        self.due.push_back(item);
+    }
+
+    pub(super) fn aside(&self, kind: EventKind, data: Value) -> FeedItem {
+        (Arc::new(Event::new(kind, &Said { at: now_text(), data, cause: None }, None)), self.place.clone())
+    }
+
+    /// Something is to be told next. A history that begins anew says so itself, and the listener sees it as well: of such
+    /// gaps in a row, whose size nobody knows, one is told.
+    fn tell(&mut self, event: Arc<Event>) {
+        let parted = event.kind == EventKind::Gap && event.data()["lost"].is_null();
+        if !(std::mem::replace(&mut self.parted, parted) && parted) {
+            self.due.push_back((event, self.place.clone()));
+        }
+    }
+
+    fn tell_gap(&mut self, lost: Option<u64>) {
+        let (event, _) = self.aside(EventKind::Gap, json!({ "lost": lost }));
+        self.tell(event);
+    }
+}
