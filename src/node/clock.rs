@@ -2,7 +2,10 @@
 
 use std::time::{Duration, SystemTime};
 
-use time::{OffsetDateTime, format_description::BorrowedFormatItem, macros::format_description};
+use time::{
+    OffsetDateTime, format_description::BorrowedFormatItem, format_description::well_known::Rfc3339,
+    macros::format_description,
+};
 
 /// Now, as events and answers say it: RFC 3339 in UTC with milliseconds.
 #[must_use]
@@ -16,6 +19,11 @@ pub fn time_text(time: SystemTime) -> String {
     const FORM: &[BorrowedFormatItem<'_>] =
         format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:3]Z");
     OffsetDateTime::from(time).format(FORM).unwrap_or_default()
+}
+
+/// A time as events say it, in milliseconds since 1970.
+pub(super) fn millis_in(text: &str) -> Option<u64> {
+    u64::try_from(OffsetDateTime::parse(text, &Rfc3339).ok()?.unix_timestamp_nanos() / 1_000_000).ok()
 }
 
 /// Seconds since 1970.

@@ -5,7 +5,10 @@
 //! each other (the pair came to a room, left it, or moved) that counts, so that all listeners are told the same.
 
 mod merge;
+mod named;
 mod open;
+#[cfg(test)]
+mod orders;
 mod signs;
 
 use std::{
@@ -26,10 +29,6 @@ use crate::{
     hub::Ear,
     protocol::{Event, EventKind, PairId, Place, Topic},
 };
-
-/// What is not told moves a cursor only when there is so much of it that it may soon be trimmed: so listeners who hear the
-/// two histories in another order are given the same cursors all the same.
-const UNTOLD: u64 = 192;
 
 /// One thing to tell, and the place in the story that it is told at.
 pub type FeedItem = (Arc<Event>, Place);
@@ -55,17 +54,8 @@ enum Worked {
 }
 
 impl Feed {
-    fn new(node: &Arc<Node>, ear: Arc<Ear>, story: Follower, talk: Option<Follower>, place: Place) -> Self {
-        Self {
-            node: Arc::clone(node),
-            pair: ear.pair,
-            merge: Merge::new(ear.pair, place),
-            ear,
-            story,
-            talk,
-            work: None,
-            drain_told: false,
-        }
+    fn new(node: &Arc<Node>, ear: Arc<Ear>, story: Follower, talk: Option<Follower>, merge: Merge) -> Self {
+        Self { node: Arc::clone(node), pair: ear.pair, merge, ear, story, talk, work: None, drain_told: false }
     }
 
     /// Where the listener stands: everything after it will be told.
@@ -141,7 +131,7 @@ impl Feed {
             Step::Wait => return false,
             Step::On if self.merge.place.room.is_none() => self.talk = None,
             Step::On => {}
-            Step::Look => self.talk.iter_mut().for_each(Follower::look),
+            Step::Look => self.talk.iter_mut().for_each(Follower::read),
             Step::Inform => {
                 self.work = Some(Box::pin(async move { Worked::Looked(insist(|| look_up(&node, pair)).await) }));
             }

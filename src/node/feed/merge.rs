@@ -6,11 +6,12 @@ use std::{collections::VecDeque, sync::Arc};
 use serde_json::{Value, json};
 
 use super::{
-    FeedItem, UNTOLD,
+    FeedItem,
+    named::Named,
     signs::{happened, stand_in, stand_of, watching_told},
 };
 use crate::{
-    node::{Facts, detached::is_told, follow::Followed, now_text},
+    node::{Facts, follow::Followed, now_text},
     protocol::{Event, EventKind, PairId, Place, Position, RoomName, Said},
 };
 
@@ -50,6 +51,7 @@ enum Turn {
 }
 
 /// What comes next in each history, and what is to be told.
+#[derive(Debug, Clone)]
 pub(super) struct Merge {
     pair: PairId,
     /// Where what was told last stands.
@@ -58,14 +60,10 @@ pub(super) struct Merge {
     pub story: Option<Followed>,
     /// What comes next in the talk of the room where the pair is.
     pub talk: Option<Followed>,
-    /// Where what was told last of the talk stands, or was passed over.
-    pub passed: Position,
+    /// What its cursor names of the talk.
+    named: Named,
     /// The record was looked at, because events are missing that may have told of other rooms.
     informed: bool,
-    /// The story has said where it stands in the talk, since it began or was missing something.
-    pub stood: bool,
-    /// Something of the talk was told, or may have been on the way to the cursor that this began with.
-    pub spoken: bool,
     /// What the story says to be told before is looked for.
     sought: bool,
     due: VecDeque<FeedItem>,
@@ -75,19 +73,25 @@ pub(super) struct Merge {
 
 impl Merge {
     pub(super) fn new(pair: PairId, place: Place) -> Self {
+        let at = place.room.as_ref().map(|(_, at)| *at).unwrap_or_default();
         Self {
             pair,
             story: None,
             talk: None,
-            passed: place.room.as_ref().map(|(_, at)| *at).unwrap_or_default(),
-            stood: place.pair != Position::START,
+            named: Named::new(pair, at),
             place,
             informed: false,
-            spoken: false,
             sought: false,
             due: VecDeque::new(),
             parted: false,
         }
+    }
+
+    /// At a place that was not told: what has been passed of the talk is known.
+    pub(super) fn behind(pair: PairId, place: Place, named: Named) -> Self {
+        let mut merge = Self { named, ..Self::new(pair, place) };
+        merge.name();
+        merge
     }
 
     /// What is to be told next.
@@ -112,12 +116,10 @@ impl Merge {
 
     /// Takes the next step, if there is nothing to wait for before it. `talk` is `None` where the pair is in no room.
     pub(super) fn advance(&mut self, story: Outlook<'_>, talk: Option<Outlook<'_>>) -> Step {
-        if let Some(Followed::Gap(_)) = self.story {
-            // What the story said of the room may be in what is missing.
-            self.stood = false;
-            if !std::mem::replace(&mut self.informed, true) {
-                return Step::Inform;
-            }
+        if let Some(Followed::Gap(_)) = self.story
+            && !std::mem::replace(&mut self.informed, true)
+        {
+            return Step::Inform;
         }
         match self.turn(story, talk) {
             Turn::Story => self.story_goes_on(),
@@ -146,7 +148,7 @@ impl Merge {
             (_, Some(Followed::Gap(_))) | (None, Some(_)) => Turn::Talk,
             (Some(_), None) if talk_comes => Turn::Wait,
             (Some(next), None) => {
-                let missing = self.until(next).is_some_and(|until| self.passed.offset < until.offset);
+                let missing = self.until(next).is_some_and(|until| self.named.passed.offset < until.offset);
                 match talk.filter(|_| missing) {
                     // Said to be there: it may have been lost on its way.
                     Some(_) if !self.sought => {
@@ -223,32 +225,23 @@ impl Merge {
     fn live_through(&mut self, event: &Event) -> Step {
         if let Some(watching) = watching_told(event).filter(|watching| *watching != self.place.watching) {
             self.place.watching = watching;
-            // What was not told before is not told when it is read again.
-            if let Some((_, at)) = &mut self.place.room {
-                *at = self.passed;
-            }
+            self.named.watch(watching);
         }
+        self.named.settle(event.at());
+        self.name();
         if event.kind == EventKind::PairEnded {
             (self.talk, self.place.room) = (None, None);
         }
-        self.stood &= event.kind != EventKind::Gap;
-        let Some(stand) = stand_of(event) else { return Step::On };
-        // Who came when others had come since knew the place only roughly; told nothing of them, it takes the true one.
-        let roughly = !std::mem::replace(&mut self.stood, true) && !self.spoken;
-        match &mut self.place.room {
-            Some((room, at)) if *room == stand.room => {
-                if self.passed.offset >= stand.at.offset && (at.offset < stand.at.offset || roughly) {
-                    *at = stand.at;
-                }
-                Step::On
-            }
-            _ => self.go_to(stand.room.clone(), stand.at),
+        match (stand_of(event), &self.place.room) {
+            (Some(stand), Some((here, _))) if *here == stand.room => Step::On,
+            (Some(stand), _) => self.go_to(stand.room.clone(), stand.at),
+            (None, _) => Step::On,
         }
     }
 
     /// The pair is in another room, from this place of its talk on.
     fn go_to(&mut self, room: RoomName, at: Position) -> Step {
-        (self.talk, self.passed) = (None, at);
+        (self.talk, self.named) = (None, Named::new(self.pair, at));
         self.place.room = Some((room.clone(), at));
         Step::GoTo(room, at)
     }
@@ -259,28 +252,20 @@ impl Merge {
         // It may have come to its present room in what is missing.
         let Some((here, _)) = &self.place.room else { return Step::On };
         match facts.since {
-            Some(since) if *here != facts.room || since.offset > self.passed.offset => self.go_to(facts.room, since),
+            Some(since) if *here != facts.room || since.offset > self.named.passed.offset => {
+                self.go_to(facts.room, since)
+            }
             _ => Step::On,
         }
     }
 
     fn talk_goes_on(&mut self) {
-        let Some((_, at)) = &mut self.place.room else {
-            self.talk = None;
-            return;
-        };
         let watching = self.place.watching;
-        match self.talk.take() {
+        match self.talk.take().filter(|_| self.place.room.is_some()) {
             Some(Followed::Piece(piece)) => {
-                self.passed = piece.position;
                 let event = piece.event();
-                let told = event.is_none_or(|event| is_told(event, self.pair, watching));
-                // Where it enters and leaves, the story says as well, as long as that is kept.
-                let own = !self.stood && event.is_some_and(|event| event.is_of(self.pair));
-                self.spoken |= told;
-                if told || own || piece.position.offset >= at.offset.saturating_add(UNTOLD) {
-                    *at = piece.position;
-                }
+                let told = self.named.pass(piece.position, event.map(|event| &**event), watching);
+                self.name();
                 match event {
                     Some(event) if told => self.tell(Arc::clone(event)),
                     Some(_) => {}
@@ -288,13 +273,20 @@ impl Merge {
                 }
             }
             Some(Followed::Gap(gap)) => {
-                (*at, self.passed) = (gap.at, gap.at);
+                self.named.stand_at(gap.at);
+                self.name();
                 // Whoever is told nothing of it misses nothing.
                 if watching.joins || watching.signals {
                     self.tell_gap(gap.lost);
                 }
             }
             _ => {}
+        }
+    }
+
+    fn name(&mut self) {
+        if let Some((_, at)) = &mut self.place.room {
+            *at = self.named.at;
         }
     }
 
