@@ -3,6 +3,9 @@
 //! Two histories make it: the pair's own, and the talk of the room where it is at that place of its story. Each is told
 //! in its own order; between them, what happened first is told first. Where the story itself says how the two stand to
 //! each other (the pair came to a room, left it, or moved) that counts, so that all listeners are told the same.
+//!
+//! One thing can't be: of what is told of the room and of the pair at about the same time, who hears it live hears first
+//! what comes first. So much and no more may a cursor depend on its listener: it names what was told before ([`named`]).
 
 mod merge;
 mod named;
@@ -27,7 +30,7 @@ use self::{
 use super::{Facts, Node, follow::Follower};
 use crate::{
     hub::Ear,
-    protocol::{Event, EventKind, PairId, Place, Topic},
+    protocol::{Event, EventKind, Place, Topic},
 };
 
 /// One thing to tell, and the place in the story that it is told at.
@@ -36,15 +39,12 @@ pub type FeedItem = (Arc<Event>, Place);
 /// A listener's place in a pair's story. Dropping it ends the listening.
 pub struct Feed {
     node: Arc<Node>,
-    pair: PairId,
     ear: Arc<Ear>,
     story: Follower,
     /// Of the room where the pair is.
     talk: Option<Follower>,
     merge: Merge,
     work: Option<BoxFuture<'static, Worked>>,
-    /// It was told that the node drains.
-    drain_told: bool,
 }
 
 /// What came of that which must be done before the story can go on.
@@ -55,13 +55,13 @@ enum Worked {
 
 impl Feed {
     fn new(node: &Arc<Node>, ear: Arc<Ear>, story: Follower, talk: Option<Follower>, merge: Merge) -> Self {
-        Self { node: Arc::clone(node), pair: ear.pair, merge, ear, story, talk, work: None, drain_told: false }
+        Self { node: Arc::clone(node), merge, ear, story, talk, work: None }
     }
 
     /// Where the listener stands: everything after it will be told.
     #[must_use]
-    pub fn place(&self) -> &Place {
-        &self.merge.place
+    pub fn place(&self) -> Place {
+        self.merge.place()
     }
 
     /// The next thing to tell. May be dropped while it waits; nothing is lost by that.
@@ -76,8 +76,8 @@ impl Feed {
             if let Some(item) = self.merge.pop() {
                 return Poll::Ready(item);
             }
-            if let Some(notice) = self.node.drain_notice.get().filter(|_| !self.drain_told) {
-                self.drain_told = true;
+            if let Some(notice) = self.node.drain_notice.get().filter(|_| !self.merge.drain_told) {
+                self.merge.drain_told = true;
                 return Poll::Ready(self.merge.aside(EventKind::NodeDraining, notice.clone()));
             }
             self.look_ahead();
@@ -125,11 +125,10 @@ impl Feed {
     }
 
     fn carry_out(&mut self, step: Step) -> bool {
-        self.ear.set(self.merge.place.watching);
-        let (node, pair) = (Arc::clone(&self.node), self.pair);
+        let (node, pair) = (Arc::clone(&self.node), self.ear.pair);
         match step {
             Step::Wait => return false,
-            Step::On if self.merge.place.room.is_none() => self.talk = None,
+            Step::On if !self.merge.is_somewhere() => self.talk = None,
             Step::On => {}
             Step::Look => self.talk.iter_mut().for_each(Follower::read),
             Step::Inform => {

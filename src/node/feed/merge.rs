@@ -11,8 +11,9 @@ use super::{
     signs::{happened, stand_in, stand_of, watching_told},
 };
 use crate::{
+    hub::Ear,
     node::{Facts, follow::Followed, now_text},
-    protocol::{Event, EventKind, PairId, Place, Position, RoomName, Said},
+    protocol::{Event, EventKind, Place, Position, RoomName, Said, Watching},
 };
 
 /// What is known of a history, beside what comes next in it.
@@ -53,15 +54,19 @@ enum Turn {
 /// What comes next in each history, and what is to be told.
 #[derive(Debug, Clone)]
 pub(super) struct Merge {
-    pair: PairId,
-    /// Where what was told last stands.
-    pub place: Place,
+    ear: Arc<Ear>,
+    /// Where what was told last stands in the pair's own history.
+    at: Position,
+    /// The room where the pair is there.
+    room: Option<RoomName>,
+    /// What its cursor names of that room's talk.
+    named: Named,
+    /// What it watches there.
+    watching: Watching,
     /// What comes next in the pair's own history.
     pub story: Option<Followed>,
     /// What comes next in the talk of the room where the pair is.
     pub talk: Option<Followed>,
-    /// What its cursor names of the talk.
-    named: Named,
     /// The record was looked at, because events are missing that may have told of other rooms.
     informed: bool,
     /// What the story says to be told before is looked for.
@@ -69,29 +74,44 @@ pub(super) struct Merge {
     due: VecDeque<FeedItem>,
     /// What was told last is a gap whose size nobody knows.
     parted: bool,
+    /// It was told that the node drains.
+    pub drain_told: bool,
 }
 
 impl Merge {
-    pub(super) fn new(pair: PairId, place: Place) -> Self {
-        let at = place.room.as_ref().map(|(_, at)| *at).unwrap_or_default();
+    pub(super) fn new(ear: Arc<Ear>, Place { pair, room, watching }: Place) -> Self {
+        let (room, at) = room.unzip();
+        ear.set(watching);
         Self {
-            pair,
+            ear,
+            at: pair,
+            room,
+            named: Named::new(at.unwrap_or_default()),
+            watching,
             story: None,
             talk: None,
-            named: Named::new(pair, at),
-            place,
             informed: false,
             sought: false,
             due: VecDeque::new(),
             parted: false,
+            drain_told: false,
         }
     }
 
-    /// At a place that was not told: what has been passed of the talk is known.
-    pub(super) fn behind(pair: PairId, place: Place, named: Named) -> Self {
-        let mut merge = Self { named, ..Self::new(pair, place) };
-        merge.name();
-        merge
+    /// The same, where it is known what has been passed of the talk.
+    pub(super) fn behind(ear: Arc<Ear>, place: Place, named: Named) -> Self {
+        Self { named, ..Self::new(ear, place) }
+    }
+
+    /// Where what was told last stands.
+    pub(super) fn place(&self) -> Place {
+        let room = self.room.clone().map(|room| (room, self.named.at));
+        Place { pair: self.at, room, watching: self.watching }
+    }
+
+    /// Whether the pair is in a room.
+    pub(super) fn is_somewhere(&self) -> bool {
+        self.room.is_some()
     }
 
     /// What is to be told next.
@@ -148,7 +168,7 @@ impl Merge {
             (_, Some(Followed::Gap(_))) | (None, Some(_)) => Turn::Talk,
             (Some(_), None) if talk_comes => Turn::Wait,
             (Some(next), None) => {
-                let missing = self.until(next).is_some_and(|until| self.named.passed.offset < until.offset);
+                let missing = self.until(next).is_some_and(|until| self.named.passed < until.offset);
                 match talk.filter(|_| missing) {
                     // Said to be there: it may have been lost on its way.
                     Some(_) if !self.sought => {
@@ -178,16 +198,16 @@ impl Merge {
     /// Up to where the talk is told before this, if the story says so.
     fn until(&self, next: &Followed) -> Option<Position> {
         let stand = stand_in(next)?;
-        let (room, _) = self.place.room.as_ref()?;
-        if stand.room == *room {
+        let here = self.room.as_ref()?;
+        if stand.room == *here {
             return Some(stand.at);
         }
-        stand.left.as_ref().filter(|(left, _)| left == room).map(|(_, at)| *at)
+        stand.left.as_ref().filter(|(left, _)| left == here).map(|(_, at)| *at)
     }
 
     /// Whether the pair leaves its room by this.
     fn leaves(&self, next: &Followed) -> bool {
-        stand_in(next).is_some_and(|stand| self.place.room.as_ref().is_none_or(|(room, _)| *room != stand.room))
+        stand_in(next).is_some_and(|stand| self.room.as_ref() != Some(&stand.room))
     }
 
     fn story_goes_on(&mut self) -> Step {
@@ -202,7 +222,7 @@ impl Merge {
         let mut step = Step::On;
         match self.story.take() {
             Some(Followed::Piece(piece)) => {
-                self.place.pair = piece.position;
+                self.at = piece.position;
                 match piece.event() {
                     Some(event) => {
                         step = self.live_through(event);
@@ -213,7 +233,7 @@ impl Merge {
                 }
             }
             Some(Followed::Gap(gap)) => {
-                self.place.pair = gap.at;
+                self.at = gap.at;
                 self.tell_gap(gap.lost);
             }
             _ => {}
@@ -223,49 +243,49 @@ impl Merge {
 
     /// What an event of the pair changes for what is told after it, and for its own cursor.
     fn live_through(&mut self, event: &Event) -> Step {
-        if let Some(watching) = watching_told(event).filter(|watching| *watching != self.place.watching) {
-            self.place.watching = watching;
-            self.named.watch(watching);
+        if let Some(watching) = watching_told(event).filter(|watching| *watching != self.watching) {
+            self.watch(watching);
+            self.named.watch();
         }
         self.named.settle(event.at());
-        self.name();
         if event.kind == EventKind::PairEnded {
-            (self.talk, self.place.room) = (None, None);
+            (self.talk, self.room) = (None, None);
         }
-        match (stand_of(event), &self.place.room) {
-            (Some(stand), Some((here, _))) if *here == stand.room => Step::On,
-            (Some(stand), _) => self.go_to(stand.room.clone(), stand.at),
-            (None, _) => Step::On,
+        match stand_of(event) {
+            Some(stand) if self.room.as_ref() != Some(&stand.room) => self.go_to(stand.room.clone(), stand.at),
+            _ => Step::On,
         }
     }
 
     /// The pair is in another room, from this place of its talk on.
     fn go_to(&mut self, room: RoomName, at: Position) -> Step {
-        (self.talk, self.named) = (None, Named::new(self.pair, at));
-        self.place.room = Some((room.clone(), at));
+        (self.talk, self.room, self.named) = (None, Some(room.clone()), Named::new(at));
         Step::GoTo(room, at)
     }
 
     /// How the pair is now, for what is missing.
     pub(super) fn look_at(&mut self, facts: Facts) -> Step {
-        self.place.watching = facts.watching;
+        self.watch(facts.watching);
         // It may have come to its present room in what is missing.
-        let Some((here, _)) = &self.place.room else { return Step::On };
+        let Some(here) = &self.room else { return Step::On };
         match facts.since {
-            Some(since) if *here != facts.room || since.offset > self.named.passed.offset => {
-                self.go_to(facts.room, since)
-            }
+            Some(since) if *here != facts.room || since.offset > self.named.passed => self.go_to(facts.room, since),
             _ => Step::On,
         }
     }
 
+    fn watch(&mut self, watching: Watching) {
+        self.watching = watching;
+        self.ear.set(watching);
+    }
+
     fn talk_goes_on(&mut self) {
-        let watching = self.place.watching;
-        match self.talk.take().filter(|_| self.place.room.is_some()) {
+        let Watching { joins, signals, .. } = self.watching;
+        match self.talk.take().filter(|_| self.is_somewhere()) {
             Some(Followed::Piece(piece)) => {
                 let event = piece.event();
-                let told = self.named.pass(piece.position, event.map(|event| &**event), watching);
-                self.name();
+                let whose = (self.ear.pair, self.watching);
+                let told = self.named.pass(piece.position, event.map(|event| &**event), whose);
                 match event {
                     Some(event) if told => self.tell(Arc::clone(event)),
                     Some(_) => {}
@@ -274,19 +294,12 @@ impl Merge {
             }
             Some(Followed::Gap(gap)) => {
                 self.named.stand_at(gap.at);
-                self.name();
                 // Whoever is told nothing of it misses nothing.
-                if watching.joins || watching.signals {
+                if joins || signals {
                     self.tell_gap(gap.lost);
                 }
             }
             _ => {}
-        }
-    }
-
-    fn name(&mut self) {
-        if let Some((_, at)) = &mut self.place.room {
-            *at = self.named.at;
         }
     }
 
@@ -297,7 +310,7 @@ impl Merge {
     }
 
     pub(super) fn aside(&self, kind: EventKind, data: Value) -> FeedItem {
-        (Arc::new(Event::new(kind, &Said { at: now_text(), data, cause: None }, None)), self.place.clone())
+        (Arc::new(Event::new(kind, &Said { at: now_text(), data, cause: None }, None)), self.place())
     }
 
     /// Something is to be told next. A history that begins anew says so itself, and the listener sees it as well: of such
@@ -305,7 +318,7 @@ impl Merge {
     fn tell(&mut self, event: Arc<Event>) {
         let parted = event.kind == EventKind::Gap && event.data()["lost"].is_null();
         if !(std::mem::replace(&mut self.parted, parted) && parted) {
-            self.due.push_back((event, self.place.clone()));
+            self.due.push_back((event, self.place()));
         }
     }
 

@@ -38,7 +38,8 @@ impl Feed {
             Follower::open_as(node, topic, Some(*at), Some(Arc::clone(&ear))).await.map(Some)
         };
         let (story, talk) = tokio::try_join!(story, talk)?;
-        Ok(Self::new(node, ear, story, talk, Merge::new(pair, place)))
+        let merge = Merge::new(Arc::clone(&ear), place);
+        Ok(Self::new(node, ear, story, talk, merge))
     }
 
     /// Begins now in the room's talk, and in the pair's own history too, unless that is said to be elsewhere.
@@ -48,15 +49,15 @@ impl Feed {
         let at = story.position();
         let (facts, tail) = tokio::try_join!(look_up(node, pair), tail(node, pair, at))?;
         let (room, watching) = where_it_is(facts, &tail);
-        ear.set(watching);
         let Some((room, since)) = room else {
-            let merge = Merge::new(pair, Place { pair: at, room: None, watching });
+            let merge = Merge::new(Arc::clone(&ear), Place { pair: at, room: None, watching });
             return Ok(Self::new(node, ear, story, None, merge));
         };
         let topic = Topic::Talk(room.clone());
         let talk = Follower::open_as(node, topic.clone(), None, Some(Arc::clone(&ear))).await?;
         let named = named_at(node, &topic, (since, talk.position()), (pair, watching)).await?;
         let place = Place { pair: at, room: Some((room, named.at)), watching };
-        Ok(Self::new(node, ear, story, Some(talk), Merge::behind(pair, place, named)))
+        let merge = Merge::behind(Arc::clone(&ear), place, named);
+        Ok(Self::new(node, ear, story, Some(talk), merge))
     }
 }

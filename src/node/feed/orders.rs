@@ -16,7 +16,7 @@ use super::{
     named::Named,
 };
 use crate::{
-    hub::Piece,
+    hub::{Ear, Piece},
     node::{clock::millis_in, follow::Followed},
     protocol::{Event, EventKind, PairId, Place, Position, RoomName, Said, Stand, Topic, Unsaid, Watching},
 };
@@ -105,7 +105,7 @@ impl State {
     fn wake(world: &World, appended: usize, place: &Place) -> Self {
         let talk = place.room.as_ref().map(|(room, at)| Line::after(Topic::Talk(room.clone()), *at));
         let story = Line::after(Topic::Pair(world.pair), place.pair);
-        let merge = Merge::new(world.pair, place.clone());
+        let merge = Merge::new(ear(world), place.clone());
         Self { appended, merge, story, talk, told: Vec::new(), naps: 0, failures: 0, now: false }
     }
 
@@ -127,7 +127,7 @@ impl State {
         let behind = behind.map(|piece| (piece.position, piece.event().map(|event| Event::clone(event))));
         let named = Named::at_head(world.pair, watching, (since, talk.at), behind);
         let place = Place { pair: story.at, room: Some((room.clone(), named.at)), watching };
-        let merge = Merge::behind(world.pair, place, named);
+        let merge = Merge::behind(ear(world), place, named);
         Self { appended, merge, story, talk: Some(talk), told: Vec::new(), naps: 0, failures: 0, now: true }
     }
 
@@ -148,7 +148,7 @@ impl State {
             let talk = self.talk.as_ref().map(|talk| talk.outlook(world));
             match self.merge.advance(self.story.outlook(world), talk) {
                 Step::Wait => return,
-                Step::On if self.merge.place.room.is_none() => self.talk = None,
+                Step::On if !self.merge.is_somewhere() => self.talk = None,
                 Step::On => {}
                 Step::Look => {
                     let talk = self.talk.as_mut().expect("a talk to look at");
@@ -199,7 +199,7 @@ impl State {
         }
         // The cursor of what was told last, of "ready" or of something about the connection.
         if self.naps < NAPS {
-            let mut woken = Self::wake(world, self.appended, &self.merge.place);
+            let mut woken = Self::wake(world, self.appended, &self.merge.place());
             (woken.told, woken.naps, woken.failures) = (self.told.clone(), self.naps + 1, self.failures);
             woken.now = self.now;
             all.push(woken);
@@ -211,6 +211,10 @@ impl State {
         let told: Vec<_> = self.told.iter().map(|(_, place)| place).collect();
         format!("{:?}", (self.appended, &self.merge, &self.story, &self.talk, told, self.naps, self.failures))
     }
+}
+
+fn ear(world: &World) -> Arc<Ear> {
+    Arc::new(Ear::new(world.pair, SIGNALS))
 }
 
 /// What is told to one that wakes there when all was appended.
@@ -318,10 +322,10 @@ fn time(second: u64) -> String {
     format!("2026-01-01T00:{:02}:{:02}.000Z", second / 60, second % 60)
 }
 
-fn stand(room: &str, talk: u64, left: Option<(&str, u64)>) -> Option<Stand> {
+fn stand(room: &str, talk: u64, left: Option<(&str, u64)>) -> Stand {
     let place = |room: &str, talk| (room.parse().expect("a name"), at(talk));
     let (room, at) = place(room, talk);
-    Some(Stand { room, at, left: left.map(|(room, talk)| place(room, talk)) })
+    Stand { room, at, left: left.map(|(room, talk)| place(room, talk)) }
 }
 
 /// All that begin now, wherever they are when they do.
@@ -342,8 +346,8 @@ fn what_is_told_late_has_the_place_that_it_had() {
         .talk("hall", (2, 10), EventKind::PeerJoined, true)
         .talk("hall", (3, 11), EventKind::PeerJoined, false)
         .talk("hall", (4, 12), EventKind::PeerLeft, true)
-        .own(10, EventKind::ClientOpened, stand("hall", 2, None))
-        .own(12, EventKind::ClientClosed, stand("hall", 4, None))
+        .own(10, EventKind::ClientOpened, Some(stand("hall", 2, None)))
+        .own(12, EventKind::ClientClosed, Some(stand("hall", 4, None)))
         .talk("hall", (5, 13), EventKind::PeerJoined, false)
         .own(14, EventKind::ClientChanged, None);
     walk(&world.0, all_now(&world.0, "hall", 1, SIGNALS), true);
@@ -355,7 +359,7 @@ fn what_is_named_untold_is_named_for_everyone() {
     let mut world = Writer::begin(126, SIGNALS);
     world
         .talk("hall", (127, 10), EventKind::PeerJoined, true)
-        .own(10, EventKind::ClientOpened, stand("hall", 127, None))
+        .own(10, EventKind::ClientOpened, Some(stand("hall", 127, None)))
         .talk("hall", (128, 11), EventKind::PeerJoined, false)
         .own(12, EventKind::ClientChanged, None)
         .talk("hall", (129, 13), EventKind::PeerJoined, false);
@@ -387,11 +391,11 @@ fn what_was_said_before_is_told_before() {
 fn what_is_told_of_two_rooms_is_told_once() {
     let mut world = Writer::begin(1, SIGNALS);
     world
-        .own(10, EventKind::ClientOpened, stand("hall", 1, None))
+        .own(10, EventKind::ClientOpened, Some(stand("hall", 1, None)))
         .talk("hall", (2, 11), EventKind::Signal, false)
         .talk("attic", (1, 12), EventKind::Signal, false)
         .talk("hall", (3, 13), EventKind::Signal, false)
-        .own(12, EventKind::ClientMoved, stand("attic", 1, Some(("hall", 3))))
+        .own(12, EventKind::ClientMoved, Some(stand("attic", 1, Some(("hall", 3)))))
         .talk("attic", (2, 14), EventKind::Signal, false);
     walk(&world.0, Vec::new(), false);
 }
