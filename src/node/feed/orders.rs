@@ -72,11 +72,11 @@ impl Line {
         Self { topic, at, come: 0, reading: Some(Reading::Sent) }
     }
 
-    fn next<'w>(&mut self, world: &'w World, all: usize) -> Option<&'w Arc<Piece>> {
-        let next =
-            world.kept(&self.topic, all).into_iter().take(self.come).find(|p| p.position.offset > self.at.offset)?;
+    fn next(&mut self, world: &World) -> Option<Followed> {
+        let kept = world.kept(&self.topic, world.entries.len());
+        let next = kept.into_iter().take(self.come).find(|piece| piece.position.offset > self.at.offset)?;
         self.at = next.position;
-        world.entries.iter().map(|(_, piece)| piece).find(|piece| Arc::ptr_eq(piece, next))
+        Some(Followed::Piece(Arc::clone(next)))
     }
 
     fn outlook(&self, world: &World) -> Outlook<'static> {
@@ -138,12 +138,10 @@ impl State {
                 self.told.push(item);
             }
             if self.merge.talk.is_none() {
-                let next = self.talk.as_mut().and_then(|talk| talk.next(world, world.entries.len()));
-                self.merge.talk = next.map(|piece| Followed::Piece(Arc::clone(piece)));
+                self.merge.talk = self.talk.as_mut().and_then(|talk| talk.next(world));
             }
             if self.merge.story.is_none() {
-                let next = self.story.next(world, world.entries.len());
-                self.merge.story = next.map(|piece| Followed::Piece(Arc::clone(piece)));
+                self.merge.story = self.story.next(world);
             }
             let talk = self.talk.as_ref().map(|talk| talk.outlook(world));
             match self.merge.advance(self.story.outlook(world), talk) {
@@ -381,7 +379,7 @@ fn what_was_said_before_is_told_before() {
     world.talk("hall", (2, 10), EventKind::PeerJoined, false).talk("hall", (3, 10), EventKind::PeerJoined, true).own(
         10,
         EventKind::ClientOpened,
-        stand("hall", 3, None),
+        Some(stand("hall", 3, None)),
     );
     walk(&world.0, Vec::new(), true);
 }
