@@ -61,8 +61,10 @@
 //! A pair's story is two histories: its own, and the *talk* of the room where it is
 //! ([`Topic::Talk`](protocol::Topic::Talk)), in which every signal and every member that comes or goes is one entry,
 //! however many are there. A feed merges them by the times of their events; the pair's own say where it came to a room's
-//! talk and where it left it ([`Stand`](protocol::Stand)). A cursor names a place in both, and is sealed, since it names
-//! a room. Who enters or leaves is told by the very step that adds or removes it
+//! talk and where it left it ([`Stand`](protocol::Stand)). A cursor names the last entry of the pair's own history, and in
+//! the room's talk the last one that was told, or where the pair came to the room: that follows from what is kept and not
+//! from what came to whom when, so that an event has the same cursor for everyone who was told the same before it. It is
+//! sealed, since it names a room. Who enters or leaves is told by the very step that adds or removes it
 //! ([`Registry::join`](broker::Registry::join)), so that a burial by several nodes tells it once; in a crowd that step notes
 //! it, and whoever noted something has it told, with all else that was noted, a moment later (`node::talk`). To how many a signal
 //! was told is counted by the nodes that it reaches (`node::signals`).

@@ -54,7 +54,7 @@ pub(super) async fn stream(
     let cursor = last.map(Into::into).or(query.0.cursor);
     let bearer = Bearer::of(&headers, &uri)?;
     let Listening { pair, grants, pass, feed, state } = gateway.listen_to(&pair, &bearer, cursor.as_deref()).await?;
-    let place = feed.place().clone();
+    let place = feed.place();
     let data = json!({
         "pair": pair, "node": node.id, "cursor": write_cursor(pair, &place, &node.settings.ticket_keys), "grants": grants, "state": state,
         "protocol": 1,

@@ -187,13 +187,6 @@ impl Follower {
         self.reading.is_some() && self.late
     }
 
-    /// Has the history read, unless it is being read.
-    pub fn look(&mut self) {
-        if self.reading.is_none() {
-            self.read();
-        }
-    }
-
     fn hear(&mut self, heard: Heard) {
         // After a miss the history tells everything, this entry included.
         let missed = self.mailbox.take_missed();
@@ -221,7 +214,8 @@ impl Follower {
         self.replay.parts(page) && self.node.broker_is_healing() && !std::mem::replace(&mut self.waited, true)
     }
 
-    fn read(&mut self) {
+    /// Has the history read: what is being read may have been looked up too early.
+    pub(super) fn read(&mut self) {
         self.read_after(Duration::ZERO);
     }
 

@@ -31,7 +31,8 @@ pub enum BadCursor {
 pub struct Place {
     /// In its own history.
     pub pair: Position,
-    /// The room where it is there, and the place in that one's talk; after its end it is in none.
+    /// The room where it is there, and the place in that one's talk: what was told last of it, or where the pair came to it.
+    /// What was passed over untold is not named, but now and then. After its end it is in none.
     pub room: Option<(RoomName, Position)>,
     /// What it watches there.
     pub watching: Watching,

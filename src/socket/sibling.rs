@@ -145,7 +145,7 @@ async fn begin(
 
 impl Sibling {
     fn greet(&mut self, caller: &Caller, state: Value) {
-        let place = self.feed.place().clone();
+        let place = self.feed.place();
         let data = json!({
             "pair": self.pair, "sibling": self.id, "node": self.node.id, "cursor": write_cursor(self.pair, &place, &self.node.settings.ticket_keys),
             "grants": caller.grants, "state": state, "protocol": 1,

@@ -4,11 +4,12 @@ use std::sync::Arc;
 
 use super::{
     Feed,
-    signs::{last_told, look_up, tail, where_it_is},
+    merge::Merge,
+    signs::{look_up, named_at, tail, where_it_is},
 };
 use crate::{
     hub::Ear,
-    node::{Facts, Node, follow::Follower},
+    node::{Node, follow::Follower},
     protocol::{Cursor, Failure, PairId, Place, Position, Topic, Watching},
 };
 
@@ -18,7 +19,6 @@ impl Feed {
     /// # Errors
     /// When the broker can't be reached.
     pub async fn open(node: &Arc<Node>, pair: PairId, cursor: Option<Cursor>) -> Result<Self, Failure> {
-        let spoken = matches!(cursor, Some(Cursor::Place(_)));
         let place = match cursor {
             Some(Cursor::Place(place)) => place,
             Some(Cursor::Start) => {
@@ -26,16 +26,9 @@ impl Feed {
                 let room = facts.and_then(|facts| facts.first.or_else(|| Some((facts.room, facts.since?))));
                 Place { pair: Position::START, room, watching: Watching::default() }
             }
-            Some(Cursor::First(at)) => {
-                let facts = look_up(node, pair).await?;
-                let watching = facts.as_ref().map(|facts| facts.watching).unwrap_or_default();
-                let room = match facts {
-                    Some(Facts { room, .. }) => node.talk_head(&room).await.map(|head| (room, head)),
-                    None => None,
-                };
-                Place { pair: at, room, watching }
-            }
-            None => return Self::open_now(node, pair).await,
+            // What was said in its room before was told, or not, without a place of its own.
+            Some(Cursor::First(at)) => return Self::open_now(node, pair, Some(at)).await,
+            None => return Self::open_now(node, pair, None).await,
         };
         let ear = Arc::new(Ear::new(pair, place.watching));
         let story = Follower::open_as(node, Topic::Pair(pair), Some(place.pair), Some(Arc::clone(&ear)));
@@ -45,26 +38,26 @@ impl Feed {
             Follower::open_as(node, topic, Some(*at), Some(Arc::clone(&ear))).await.map(Some)
         };
         let (story, talk) = tokio::try_join!(story, talk)?;
-        Ok(Self { spoken, ..Self::new(node, ear, story, talk, place) })
+        let merge = Merge::new(Arc::clone(&ear), place);
+        Ok(Self::new(node, ear, story, talk, merge))
     }
 
-    async fn open_now(node: &Arc<Node>, pair: PairId) -> Result<Self, Failure> {
+    /// Begins now in the room's talk, and in the pair's own history too, unless that is said to be elsewhere.
+    async fn open_now(node: &Arc<Node>, pair: PairId, after: Option<Position>) -> Result<Self, Failure> {
         let ear = Arc::new(Ear::new(pair, Watching::default()));
-        let story = Follower::open_as(node, Topic::Pair(pair), None, Some(Arc::clone(&ear))).await?;
-        let (facts, tail) = tokio::try_join!(look_up(node, pair), tail(node, pair, story.position()))?;
-        let (room, watching, stood) = where_it_is(facts, &tail);
-        ear.set(watching);
+        let story = Follower::open_as(node, Topic::Pair(pair), after, Some(Arc::clone(&ear))).await?;
+        let at = story.position();
+        let (facts, tail) = tokio::try_join!(look_up(node, pair), tail(node, pair, at))?;
+        let (room, watching) = where_it_is(facts, &tail);
         let Some((room, since)) = room else {
-            let pair = story.position();
-            return Ok(Self::new(node, ear, story, None, Place { pair, room: None, watching }));
+            let merge = Merge::new(Arc::clone(&ear), Place { pair: at, room: None, watching });
+            return Ok(Self::new(node, ear, story, None, merge));
         };
         let topic = Topic::Talk(room.clone());
         let talk = Follower::open_as(node, topic.clone(), None, Some(Arc::clone(&ear))).await?;
-        let head = talk.position();
-        let named = last_told(node, &topic, [since.unwrap_or(head), head], (pair, watching, stood)).await?;
-        let place = Place { pair: story.position(), room: Some((room, named)), watching };
-        let mut feed = Self::new(node, ear, story, Some(talk), place);
-        (feed.passed, feed.stood) = (head, stood);
-        Ok(feed)
+        let named = named_at(node, &topic, (since, talk.position()), (pair, watching)).await?;
+        let place = Place { pair: at, room: Some((room, named.at)), watching };
+        let merge = Merge::behind(Arc::clone(&ear), place, named);
+        Ok(Self::new(node, ear, story, Some(talk), merge))
     }
 }

@@ -5,11 +5,11 @@ use std::sync::Arc;
 use serde::Deserialize as _;
 use tokio::time::sleep;
 
-use super::UNTOLD;
+use super::named::{Named, SPAN};
 use crate::{
     broker::{BrokerError, Page},
     hub::Piece,
-    node::{Facts, Node, detached::is_told, follow::Followed, story::RETRY},
+    node::{Facts, Node, follow::Followed, story::RETRY},
     protocol::{Event, EventKind, Moment, PairId, Position, RoomName, Stand, Topic, Watching},
 };
 
@@ -29,41 +29,38 @@ pub(super) async fn tail(node: &Node, pair: PairId, head: Position) -> Result<Ve
     Ok(told.filter_map(|entry| Event::decode(&entry.payload).ok()).collect())
 }
 
-/// The room where a pair is, with where it came to its talk, and what it watches, after the newest events of its story;
-/// and whether they say where it is.
-pub(super) fn where_it_is(
-    facts: Option<Facts>,
-    tail: &[Event],
-) -> (Option<(RoomName, Option<Position>)>, Watching, bool) {
+/// The room where a pair is, with where it came to its talk, and what it watches, after the newest events of its story.
+pub(super) fn where_it_is(facts: Option<Facts>, tail: &[Event]) -> (Option<(RoomName, Option<Position>)>, Watching) {
     let (mut room, watching) =
         facts.map_or((None, None), |facts| (Some((facts.room, facts.since)), Some(facts.watching)));
-    let mut stood = false;
     for event in tail {
         match stand_of(event) {
-            Some(stand) => (room, stood) = (Some((stand.room.clone(), Some(stand.at))), true),
+            // Where it is said to be as before, it came there earlier.
+            Some(stand) if room.as_ref().is_some_and(|(here, since)| *here == stand.room && since.is_some()) => {}
+            Some(stand) => room = Some((stand.room.clone(), Some(stand.at))),
             None if event.kind == EventKind::PairEnded => room = None,
             None => {}
         }
     }
-    (room, tail.iter().rev().find_map(watching_told).or(watching).unwrap_or_default(), stood)
+    (room, tail.iter().rev().find_map(watching_told).or(watching).unwrap_or_default())
 }
 
-/// Where what a pair was told last of a talk stands, from where it came to it up to its head: that is what a cursor names,
-/// for whoever hears the talk, from wherever on. The head, where there is too much between to look through.
-pub(super) async fn last_told(
+/// What a cursor names of a talk at its head, for whoever hears it, from wherever on: `since` is where the pair came to it.
+pub(super) async fn named_at(
     node: &Node,
     topic: &Topic,
-    [since, head]: [Position; 2],
-    (pair, watching, stood): (PairId, Watching, bool),
-) -> Result<Position, BrokerError> {
-    if since.offset >= head.offset || head.offset - since.offset >= UNTOLD {
-        return Ok(head);
+    (since, head): (Option<Position>, Position),
+    (pair, watching): (PairId, Watching),
+) -> Result<Named, BrokerError> {
+    let near = since.filter(|since| head.offset.saturating_sub(since.offset) <= SPAN);
+    let after = near.unwrap_or(Position { offset: head.offset.saturating_sub(SPAN), nonce: 0 });
+    let mut entries = Vec::new();
+    if after.offset < head.offset {
+        entries = node.broker.read(topic, after, SPAN as usize).await?.entries;
     }
-    let Page { entries, .. } = node.broker.read(topic, since, UNTOLD as usize).await?;
-    let names = |event: Event| is_told(&event, pair, watching) || !stood && event.is_of(pair);
-    let heard = entries.iter().filter(|entry| entry.position.offset <= head.offset);
-    let mut told = heard.filter(|entry| Event::decode(&entry.payload).is_ok_and(names));
-    Ok(told.next_back().map_or(since, |entry| entry.position))
+    let begin = since.or(entries.first().map(|entry| entry.previous)).unwrap_or(head);
+    let read = entries.into_iter().map(|entry| (entry.position, Event::decode(&entry.payload).ok()));
+    Ok(Named::at_head(pair, watching, (begin, head), read))
 }
 
 /// Does something with the broker until it works.
