@@ -375,3 +375,8 @@ async fn postmen_come_until_all_is_carried() {
     let wanted: Vec<_> = (0..100).map(|n| [1, 15, 16, 17, 100].iter().filter(|count| n < **count).count()).collect();
     assert_eq!(written, wanted);
 }
+
+#[test]
+fn marks_cost_frames_nothing() {
+    assert_eq!(size_of::<Item>(), size_of::<Run>(), "a line of frames is not longer because marks may stand in it");
+}
