@@ -64,7 +64,7 @@ pub(super) struct Queue {
     slow: Slow,
     /// Whether there is something to tell: a flag of the level is another, or something was lost.
     pub(super) news: bool,
-    seldom: Seldom<Special>,
+    pub(super) seldom: Seldom<Special>,
 }
 
 /// What every queue counts; the rest of a [`Level`] is [`Special`].
@@ -81,7 +81,7 @@ pub(super) struct Count {
 
 /// What marks, pauses, moves and a slow peer make of a queue.
 #[derive(Default)]
-struct Special {
+pub(super) struct Special {
     /// Frames before a position that was told to somebody: they can't be dropped.
     promised: VecDeque<Item>,
     /// Marks whose turn has come and that are not told yet.

@@ -38,3 +38,23 @@ impl<T: AtFirst> DerefMut for Seldom<T> {
         self.0.get_or_insert_default()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, Default)]
+    struct Count(u64);
+
+    impl AtFirst for Count {
+        const AT_FIRST: &'static Self = &Self(0);
+    }
+
+    #[test]
+    fn what_was_never_changed_takes_nothing() {
+        let mut count = Seldom::<Count>::default();
+        assert_eq!((count.0.is_none(), (*count).0, count.there().is_none()), (true, 0, true));
+        (*count).0 += 7;
+        assert_eq!(((*count).0, count.there().map(|count| count.0)), (7, Some(7)));
+    }
+}

@@ -296,7 +296,7 @@ mod tests {
             replay.admit(entry.position, entry.previous);
         }
         // The fork is just before the oldest entry: nothing between is missing.
-        let mut there = replay;
+        let mut there = replay.clone();
         assert_eq!(
             read(&mut there, &new[5..], 100).0,
             Turn { gap: Some(parted(old[4].position)), entries: new[5..].into(), again: false }

@@ -153,8 +153,8 @@ impl Sibling {
         self.tell((Arc::new(ready), place));
     }
 
-    /// Runs until the socket is to be closed: with what, or `None` when the peer is gone. Not an async function: its future
-    /// would hold what it was given twice.
+    /// Runs until the socket is to be closed: with what, or `None` when the peer is gone.
+    #[allow(clippy::manual_async_fn, reason = "its future would hold what it was given twice")]
     fn run(&mut self, wire: &mut Halves) -> impl Future<Output = Option<Closing>> {
         async move {
             let mut alarm = std::pin::pin!(sleep_until(self.alarm_at()));
@@ -366,6 +366,7 @@ mod tests {
     fn an_idle_sibling_is_small() {
         let never = || -> Ready<Option<Upgraded>> { ready(None) };
         let sizes = (task(|node, socket, ping| serve_sibling(node, socket, ping, never())), size_of::<Sibling>());
-        assert!(sizes.0 <= 392 && sizes.1 <= 1_384, "{sizes:?}");
+        // With what the runtime adds, 512 and 1 024 bytes of memory.
+        assert!(sizes.0 <= 384 && sizes.1 <= 1_024, "{sizes:?}");
     }
 }
