@@ -26,7 +26,8 @@
 //!
 //! Frames of one burst are one [`Run`](protocol::Run) from the sender's socket to the receivers': encoded once, shared
 //! by reference count, written together. Reading and writing frames is ours: what was encoded once need not be encoded
-//! again, control frames go where we put them, and an idle socket has no buffers.
+//! again, control frames go where we put them, and an idle socket has no buffers. What few sockets come to need is boxed
+//! when it is first changed ([`Seldom`](hub::Seldom)).
 //!
 //! # The three flows
 //! **A frame.** On the sender's node: `socket::client` reads it → `Client::hear` joins it with what else has

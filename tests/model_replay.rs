@@ -203,7 +203,7 @@ impl Model for HandOver {
             Reading::Wanted => acts.push(Act::Read),
             Reading::Page(page, _) => {
                 acts.push(Act::Take(PAGE, false));
-                let turn = { w.replay }.page(page.clone(), PAGE);
+                let turn = w.replay.clone().page(page.clone(), PAGE);
                 if may_sleep {
                     let least = usize::from(turn.gap.is_none());
                     acts.extend((least..turn.entries.len()).map(|heard| Act::Take(heard, true)));

@@ -11,24 +11,25 @@ use futures_util::task::AtomicWaker;
 
 /// Heard by one task.
 #[derive(Default)]
-pub(super) struct Bell {
+pub struct Bell {
     rung: AtomicBool,
     hearer: AtomicWaker,
 }
 
 impl Bell {
     /// Rings until it is heard.
-    pub(super) fn ring(&self) {
+    pub fn ring(&self) {
         self.rung.store(true, Release);
         self.hearer.wake();
     }
 
     /// Completes when it has been rung since it was last heard.
-    pub(super) fn heard(&self) -> impl Future<Output = ()> + '_ {
+    pub fn heard(&self) -> impl Future<Output = ()> + '_ {
         std::future::poll_fn(|cx| self.poll_heard(cx))
     }
 
-    pub(super) fn poll_heard(&self, cx: &mut Context<'_>) -> Poll<()> {
+    /// The same, for whoever polls it.
+    pub fn poll_heard(&self, cx: &mut Context<'_>) -> Poll<()> {
         if !self.rung.load(Acquire) {
             self.hearer.register(cx.waker());
         }

@@ -20,6 +20,9 @@ fn is_zero(count: &u64) -> bool {
 }
 
 impl Dropped {
+    /// None.
+    pub const NOTHING: Self = Self { frames: 0, bytes: 0, marks: 0 };
+
     pub(super) fn add(&mut self, run: &Run) {
         self.frames += run.frames();
         self.bytes += run.payload_bytes();
@@ -59,13 +62,6 @@ pub struct Level {
     pub lagging: bool,
     /// Whether the bound was hit under [`Slow::Close`](crate::protocol::Slow::Close): the socket must be closed.
     pub overflowed: bool,
-}
-
-impl Level {
-    /// Whether no frame waits: then one comes in, however large it is.
-    pub(super) fn has_no_frames(&self) -> bool {
-        self.queued_bytes == self.mark_bytes
-    }
 }
 
 /// What the end of a pause found.

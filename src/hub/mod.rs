@@ -11,12 +11,14 @@ mod outbox;
 mod postmen;
 mod queue;
 mod room;
+mod seldom;
 mod watch;
 
 use std::sync::Arc;
 
 use dashmap::{DashMap, Entry};
 
+pub use bell::Bell;
 pub use hearing::{Hearing, Source};
 pub use level::{Dropped, Level, Resumed};
 pub use mailbox::{Mailbox, Slot, Unsent, mailbox};
@@ -24,6 +26,7 @@ pub use outbox::{Disconnected, Flushed, Outbox, Wire};
 pub use postmen::Postmen;
 pub use queue::{Item, Reached};
 pub use room::Room;
+pub use seldom::{AtFirst, Seldom};
 pub use watch::{Ear, Heard, Piece, Seat, Watch};
 
 use crate::protocol::{Fence, NodeId, PairId, RoomName, Topic};

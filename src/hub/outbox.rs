@@ -95,9 +95,9 @@ impl Outbox {
             if !takes(queue) {
                 return false;
             }
-            let was_empty = queue.level.queued_frames == 0;
+            let was_empty = queue.count.queued_frames == 0;
             queue.push(run);
-            was_empty && queue.level.queued_frames > 0
+            was_empty && queue.count.queued_frames > 0
         });
         // While frames wait somebody is busy writing, and will come back for these by itself.
         let carried = first && self.wired.load(Acquire);
@@ -211,7 +211,7 @@ impl Outbox {
     pub fn wrote(&self, bytes: usize) -> bool {
         let wrote = |queue: &mut Queue| {
             queue.wrote(bytes);
-            queue.level.queued_frames > 0
+            queue.count.queued_frames > 0
         };
         self.with(wrote).0
     }
@@ -234,13 +234,12 @@ impl Outbox {
 
     /// How it stands.
     pub fn level(&self) -> Level {
-        self.queue.lock().level
+        self.queue.lock().level()
     }
 
     /// Whether so many more bytes fit.
     pub fn fits(&self, bytes: usize) -> bool {
-        let level = self.level();
-        level.has_no_frames() || level.queued_bytes + bytes <= level.limit
+        self.queue.lock().fits(bytes)
     }
 
     /// The number of frames that stand before whatever is pushed next. They will be delivered, come what may, as

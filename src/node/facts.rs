@@ -75,6 +75,12 @@ impl Facts {
         bytes.map(|bytes| bytes.into_boxed_slice().into()).map_err(|e| Failure::new(Fault::Internal, e.to_string()))
     }
 
+    /// With this name of the room, where it is said: of one name there are not to be several copies.
+    pub(super) fn name(&mut self, room: &RoomName) {
+        let names = std::iter::once(&mut self.room).chain(self.first.as_mut().map(|(first, _)| first));
+        names.filter(|name| *name == room).for_each(|name| name.clone_from(room));
+    }
+
     /// How long the pair waits for a client socket.
     #[must_use]
     pub fn linger(&self) -> Duration {

@@ -191,10 +191,10 @@ impl Node {
     }
 
     async fn give_up(self: &Arc<Self>, opened: Opened) {
-        let Opened { pair, fence, facts, outbox, room, mailbox, .. } = opened;
+        let Opened { pair, fence, facts, outbox, room, mut mailbox, .. } = opened;
         self.hub.unregister(pair, fence);
         self.hub.exit(&room, &outbox);
-        self.return_mail(mailbox);
+        self.return_mail(&mut mailbox);
         self.exit(pair, fence, &facts.room).await;
         drop(self.part(Parting::unheard(pair, fence, facts)));
     }
@@ -211,14 +211,14 @@ impl Node {
             }
         };
         let entrant = Entrant { authority: &facts.authority, offers: &facts.offers };
-        let (slot, mailbox) = mailbox(MAILBOX);
+        let (slot, mut mailbox) = mailbox(MAILBOX);
         // An older one that is still here was taken for dead, and does not know it yet: its mailbox closes.
         drop(self.hub.register(pair, Client { fence, slot }));
         let entry = match self.enter((pair, fence), &facts.room, &entrant, ruling).await {
             Ok(entry) => entry,
             Err(failure) => {
                 self.hub.unregister(pair, fence);
-                self.return_mail(mailbox);
+                self.return_mail(&mut mailbox);
                 drop(self.part(Parting::unheard(pair, fence, facts)));
                 return Err(failure);
             }
@@ -239,6 +239,7 @@ impl Node {
                 (self.take_seat(pair, &entry, &outbox), outbox)
             }
         };
+        facts.name(room.name());
         let (ruling, talk, past) = (entry.ruling, entry.talk, None);
         let mut opened = Opened { pair, fence, facts, outbox, room, ruling, past, resumed, talk, mailbox };
         let failure = match self.settle_in(&mut opened, wish).await {
@@ -298,7 +299,7 @@ impl Node {
     }
 
     /// Closes a mailbox that nobody reads any more: whoever left mail in it is to look elsewhere.
-    pub fn return_mail(self: &Arc<Self>, mut mailbox: Mailbox<ClientMail>) {
+    pub fn return_mail(self: &Arc<Self>, mailbox: &mut Mailbox<ClientMail>) {
         mailbox.close();
         while let Some(mail) = mailbox.read_here() {
             if let ClientMail::Command { reply, .. } | ClientMail::Yield { reply, .. } = mail {

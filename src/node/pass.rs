@@ -4,23 +4,22 @@
 //! to exactly the sockets that were opened with it: they are found by ticket and by pair, and no other one wakes up.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     future::poll_fn,
     sync::{Arc, atomic::Ordering::Relaxed},
-    task::{Context, Poll, ready},
+    task::Poll,
     time::{Duration, SystemTime},
 };
 
-use futures_util::FutureExt as _;
 use serde_json::{Value, json};
-use tokio::{
-    sync::oneshot,
-    time::{Instant, sleep_until},
-};
+use tokio::time::{Instant, sleep_until};
 use uuid::Uuid;
 
 use super::{Node, clock::now_millis, time_text};
-use crate::protocol::{CloseCode, Closing, Failure, Fault, PairId, Revocation, Side, Ticket};
+use crate::{
+    hub::Bell,
+    protocol::{CloseCode, Closing, Failure, Fault, PairId, Revocation, Side, Ticket},
+};
 
 /// How long before a ticket expires siblings are told of it; a tenth of its life, if that is less.
 const WARNING: Duration = Duration::from_secs(30);
@@ -31,16 +30,24 @@ pub struct Pass(Option<Box<Held>>);
 
 struct Held {
     node: Arc<Node>,
-    seat: Seat,
-    side: Side,
-    expires_at: SystemTime,
-    warn: Option<Instant>,
-    until: Instant,
-    revoked: Option<oneshot::Receiver<()>>,
+    holder: Arc<Holder>,
+    /// It was told that it is about to end.
+    warned: bool,
 }
 
-/// By what a holder is found: its ticket, its pair, and its own number.
-type Seat = (Uuid, PairId, u64);
+/// Who holds a ticket: found by it, by its pair, and by its own number.
+struct Holder {
+    jti: Uuid,
+    pair: PairId,
+    number: u64,
+    side: Side,
+    /// When it ends, in seconds since 1970; and as the clock stood when it came.
+    expires_at: u64,
+    until: Instant,
+    /// How long before that it is told so.
+    ahead: Duration,
+    revoked: Bell,
+}
 
 /// What becomes of a socket's authority.
 #[derive(Debug)]
@@ -55,35 +62,27 @@ impl Pass {
     /// When [`Pass::ring`] has something to tell.
     #[must_use]
     pub fn due(&self) -> Option<Instant> {
-        self.0.as_ref().map(|held| held.warn.unwrap_or(held.until))
+        self.0.as_ref().map(|held| if held.warned { held.holder.until } else { held.holder.warn_at() })
     }
 
     /// What is due, if anything.
     pub fn ring(&mut self, now: Instant) -> Option<Term> {
-        let held = self.0.as_mut()?;
-        if held.warn.is_some_and(|at| at <= now) {
-            held.warn = None;
-            let left = held.until.saturating_duration_since(now).as_millis() as f64 / 1_000.0;
-            let expires_at = time_text(held.expires_at);
-            return Some(Term::Expiring(json!({"side": held.side, "expires_at": expires_at, "seconds": left})));
+        let Held { holder, warned, .. } = self.0.as_deref_mut()?;
+        if !*warned && holder.warn_at() <= now {
+            *warned = true;
+            let left = holder.until.saturating_duration_since(now).as_millis() as f64 / 1_000.0;
+            let expires_at = time_text(SystemTime::UNIX_EPOCH + Duration::from_secs(holder.expires_at));
+            return Some(Term::Expiring(json!({"side": holder.side, "expires_at": expires_at, "seconds": left})));
         }
-        (held.until <= now).then(|| Term::Over(Closing::because(CloseCode::Unauthorized, "ticket expired")))
+        (holder.until <= now).then(|| Term::Over(Closing::because(CloseCode::Unauthorized, "ticket expired")))
     }
 
     /// Completes when the ticket is revoked, with what its socket is closed with. May be dropped while it waits.
-    pub fn revoked(&mut self) -> impl Future<Output = Closing> + '_ {
-        poll_fn(|cx| self.poll_revoked(cx))
-    }
-
-    fn poll_revoked(&mut self, cx: &mut Context<'_>) -> Poll<Closing> {
-        let Some(held) = &mut self.0 else { return Poll::Pending };
-        let Some(told) = &mut held.revoked else { return Poll::Pending };
-        let outcome = ready!(told.poll_unpin(cx));
-        held.revoked = None;
-        match outcome {
-            Ok(()) => Poll::Ready(Closing::because(CloseCode::Unauthorized, "ticket revoked")),
-            Err(_) => Poll::Pending,
-        }
+    pub fn revoked(&self) -> impl Future<Output = Closing> + '_ {
+        poll_fn(|cx| match &self.0 {
+            Some(held) => held.holder.revoked.poll_heard(cx).map(|()| was_revoked_while_open()),
+            None => Poll::Pending,
+        })
     }
 
     /// The next thing that becomes of it. May be dropped while it waits.
@@ -109,48 +108,48 @@ impl Pass {
 
 impl Drop for Held {
     fn drop(&mut self) {
-        self.node.chronicle.lock().holders.remove(self.seat);
+        self.node.chronicle.lock().holders.remove(&self.holder);
+    }
+}
+
+impl Holder {
+    fn warn_at(&self) -> Instant {
+        self.until.checked_sub(self.ahead).unwrap_or(self.until)
     }
 }
 
 /// Who on this node holds tickets.
 #[derive(Default)]
 pub(super) struct Holders {
-    by_ticket: BTreeMap<(Uuid, u64), (PairId, oneshot::Sender<()>)>,
-    by_pair: BTreeSet<(PairId, Uuid, u64)>,
+    by_ticket: BTreeMap<(Uuid, u64), Arc<Holder>>,
+    by_pair: BTreeMap<(PairId, u64), Arc<Holder>>,
 }
 
 impl Holders {
-    fn add(&mut self, (jti, pair, number): Seat) -> oneshot::Receiver<()> {
-        let (tell, told) = oneshot::channel();
-        self.by_ticket.insert((jti, number), (pair, tell));
-        self.by_pair.insert((pair, jti, number));
-        told
+    fn add(&mut self, holder: &Arc<Holder>) {
+        self.by_ticket.insert((holder.jti, holder.number), Arc::clone(holder));
+        self.by_pair.insert((holder.pair, holder.number), Arc::clone(holder));
     }
 
-    fn remove(&mut self, (jti, pair, number): Seat) -> Option<oneshot::Sender<()>> {
-        self.by_pair.remove(&(pair, jti, number));
-        self.by_ticket.remove(&(jti, number)).map(|(_, tell)| tell)
+    fn remove(&mut self, holder: &Holder) {
+        self.by_ticket.remove(&(holder.jti, holder.number));
+        self.by_pair.remove(&(holder.pair, holder.number));
     }
 
     /// Tells those whose tickets a revocation voids.
     pub(super) fn tell(&mut self, revocation: &Revocation) {
-        let seats: Vec<Seat> = match revocation {
+        let holders: Vec<Arc<Holder>> = match revocation {
             Revocation::Ticket { jti, .. } => {
-                let range = self.by_ticket.range((*jti, 0)..=(*jti, u64::MAX));
-                range.map(|((jti, number), (pair, _))| (*jti, *pair, *number)).collect()
+                self.by_ticket.range((*jti, 0)..=(*jti, u64::MAX)).map(|(_, holder)| Arc::clone(holder)).collect()
             }
             Revocation::Pair { pair, made } => {
-                let all = (*pair, Uuid::nil(), 0)..=(*pair, Uuid::max(), u64::MAX);
-                let range = self.by_pair.range(all).filter(|(_, jti, _)| Ticket::made_at(*jti) <= *made);
-                range.map(|(pair, jti, number)| (*jti, *pair, *number)).collect()
+                let all = self.by_pair.range((*pair, 0)..=(*pair, u64::MAX)).map(|(_, holder)| holder);
+                all.filter(|holder| Ticket::made_at(holder.jti) <= *made).map(Arc::clone).collect()
             }
         };
-        for seat in seats {
-            if let Some(tell) = self.remove(seat) {
-                // Who is gone needs not know.
-                let _ = tell.send(());
-            }
+        for holder in holders {
+            self.remove(&holder);
+            holder.revoked.ring();
         }
     }
 }
@@ -169,29 +168,31 @@ impl Node {
     /// # Errors
     /// [`Fault::Unauthorized`] when the ticket was revoked.
     pub fn admit(self: &Arc<Self>, ticket: &Ticket) -> Result<Pass, Failure> {
-        let seat = (ticket.jti, ticket.pair, self.numbers.fetch_add(1, Relaxed));
-        // In one step: a revocation comes either before it or finds its holder.
-        let told = {
-            let mut inside = self.chronicle.lock();
-            if inside.revoked.voids(ticket) {
-                return Err(was_revoked());
-            }
-            inside.holders.add(seat)
-        };
         let (ends, life) = (ticket.exp * 1_000, (ticket.exp * 1_000).saturating_sub(ticket.made()));
-        // From here on it does not matter how the clock is set.
-        let until = Instant::now() + Duration::from_millis(ends.saturating_sub(now_millis()));
-        let ahead = WARNING.min(Duration::from_millis(life / 10));
-        Ok(Pass(Some(Box::new(Held {
-            node: Arc::clone(self),
-            seat,
+        let holder = Arc::new(Holder {
+            jti: ticket.jti,
+            pair: ticket.pair,
+            number: self.numbers.fetch_add(1, Relaxed),
             side: ticket.aud,
-            expires_at: SystemTime::UNIX_EPOCH + Duration::from_secs(ticket.exp),
-            warn: Some(until.checked_sub(ahead).unwrap_or(until)),
-            until,
-            revoked: Some(told),
-        }))))
+            expires_at: ticket.exp,
+            // From here on it does not matter how the clock is set.
+            until: Instant::now() + Duration::from_millis(ends.saturating_sub(now_millis())),
+            ahead: WARNING.min(Duration::from_millis(life / 10)),
+            revoked: Bell::default(),
+        });
+        // In one step: a revocation comes either before it or finds its holder.
+        let mut inside = self.chronicle.lock();
+        if inside.revoked.voids(ticket) {
+            return Err(was_revoked());
+        }
+        inside.holders.add(&holder);
+        drop(inside);
+        Ok(Pass(Some(Box::new(Held { node: Arc::clone(self), holder, warned: false }))))
     }
+}
+
+fn was_revoked_while_open() -> Closing {
+    Closing::because(CloseCode::Unauthorized, "ticket revoked")
 }
 
 fn was_revoked() -> Failure {
@@ -200,6 +201,8 @@ fn was_revoked() -> Failure {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt as _;
+
     use super::*;
     use crate::protocol::Grants;
 
@@ -211,14 +214,19 @@ mod tests {
         let (one, stranger) = (ticket(pair), ticket(PairId::fresh()));
         let (two, new) = (one.clone().made_after(one.made()), one.clone().made_after(one.made() + 99));
         let mut number = 0;
-        let mut seat = |ticket: &Ticket| {
+        let mut holder = |ticket: &Ticket| {
             number += 1;
-            holders.add((ticket.jti, ticket.pair, number))
+            let (expires_at, until, ahead) = (ticket.exp, Instant::now(), WARNING);
+            let Ticket { jti, pair, aud: side, .. } = *ticket;
+            let holder =
+                Arc::new(Holder { jti, pair, number, side, expires_at, until, ahead, revoked: Bell::default() });
+            holders.add(&holder);
+            holder
         };
-        let mut told = [seat(&one), seat(&one), seat(&two), seat(&new), seat(&stranger)];
-        let mut heard = |holders: &mut Holders, revocation| {
+        let held = [holder(&one), holder(&one), holder(&two), holder(&new), holder(&stranger)];
+        let heard = |holders: &mut Holders, revocation| {
             holders.tell(&revocation);
-            [0, 1, 2, 3, 4].map(|i: usize| told[i].try_recv().is_ok())
+            [0, 1, 2, 3, 4].map(|i: usize| held[i].revoked.heard().now_or_never().is_some())
         };
         let by_name = Revocation::of_ticket(&one);
         assert_eq!(heard(&mut holders, by_name), [true, true, false, false, false]);
@@ -226,8 +234,8 @@ mod tests {
         let by_pair = Revocation::Pair { pair, made: two.made() };
         assert_eq!(heard(&mut holders, by_pair), [false, false, true, false, false]);
         assert_eq!((holders.by_ticket.len(), holders.by_pair.len()), (2, 2));
-        assert!(holders.remove((new.jti, pair, 4)).is_some());
-        assert!(holders.remove((stranger.jti, stranger.pair, 5)).is_some());
+        holders.remove(&held[3]);
+        holders.remove(&held[4]);
         assert!(holders.by_ticket.is_empty() && holders.by_pair.is_empty());
     }
 }

@@ -55,13 +55,12 @@ pub struct Turn {
 }
 
 /// Where a listener stands in a history.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Replay {
     at: Position,
-    /// Where it stood before that, newest last.
-    before: [Position; REMEMBERED],
-    /// How many of these there are.
-    remembered: u8,
+    /// Where it stood before that, newest last: at most [`REMEMBERED`]. Most listeners have heard nothing yet, and are
+    /// not to cost more for that.
+    before: Vec<Position>,
     /// The history turned out to be another: that is told together with what follows.
     parted: bool,
     /// Where it stood when the last look showed a head below it.
@@ -72,7 +71,7 @@ impl Replay {
     /// Behind `at`.
     #[must_use]
     pub fn new(at: Position) -> Self {
-        Self { at, before: [Position::START; REMEMBERED], remembered: 0, parted: false, odd: None }
+        Self { at, before: Vec::new(), parted: false, odd: None }
     }
 
     /// The position of the last admitted entry; while a history that parted is read, where the reading goes on.
@@ -150,18 +149,17 @@ impl Replay {
     }
 
     fn advance(&mut self, to: Position) {
-        self.before.rotate_left(1);
-        self.before[REMEMBERED - 1] = self.at;
-        self.remembered = (self.remembered + 1).min(REMEMBERED as u8);
+        if self.before.len() == REMEMBERED {
+            self.before.remove(0);
+        }
+        self.before.push(self.at);
         self.at = to;
     }
 
     /// Stands where it stood before, as far back as an entry within `kept` can be; false when it never stood there.
     fn step_back(&mut self, kept: RangeInclusive<u64>) -> bool {
-        while self.remembered > 0 {
-            self.remembered -= 1;
-            self.at = std::mem::replace(&mut self.before[REMEMBERED - 1], Position::START);
-            self.before.rotate_right(1);
+        while let Some(before) = self.before.pop() {
+            self.at = before;
             if kept.contains(&self.at.offset) {
                 return true;
             }
@@ -298,7 +296,7 @@ mod tests {
             replay.admit(entry.position, entry.previous);
         }
         // The fork is just before the oldest entry: nothing between is missing.
-        let mut there = replay;
+        let mut there = replay.clone();
         assert_eq!(
             read(&mut there, &new[5..], 100).0,
             Turn { gap: Some(parted(old[4].position)), entries: new[5..].into(), again: false }

@@ -278,7 +278,7 @@ impl Node {
     ) -> Result<Entry, Failure> {
         let heard = self.rules_heard.load(Relaxed);
         self.interest.add(&Topic::Room(room.clone())).await?;
-        match self.join(self.member(pair, fence), room, entrant, known).await {
+        match self.join((pair, fence), room, entrant, known).await {
             Ok((format, ruling, talk)) => Ok(Entry { room: room.clone(), format, ruling, talk, heard }),
             Err(failure) => {
                 self.exit(pair, fence, room).await;
@@ -289,19 +289,20 @@ impl Node {
 
     async fn join(
         self: &Arc<Self>,
-        member: Member,
+        (pair, fence): (PairId, Fence),
         room: &RoomName,
         entrant: &Entrant<'_>,
         known: Ruling,
     ) -> Result<(Format, Ruling, Position), Failure> {
         let (group, mut ruling) = (Group::Room(room.clone()), known);
-        let told = counted(EventKind::PeerJoined, &member);
+        let told = counted(EventKind::PeerJoined, &self.member(pair, fence));
         for _ in 0..TRIES {
             let wish = entrant.agree(&ruling, room, None)?;
             let charter = bytes::Bytes::from_static(wish.as_str().as_bytes());
             let capacity = ruling.spec.capacity;
             let told = told.as_ref().map(|told| (told, &self.settings.keep));
-            let Some(census) = self.registry.join(&group, member.clone(), charter, capacity, told).await? else {
+            let Some(census) = self.registry.join(&group, self.member(pair, fence), charter, capacity, told).await?
+            else {
                 let capacity = capacity.unwrap_or_default();
                 let message = format!("the room is full, it takes {capacity} members: try again later");
                 return Err(Failure::new(Fault::RoomFull, message));
@@ -346,7 +347,8 @@ impl Node {
 
     pub(super) fn member(&self, pair: PairId, fence: Fence) -> Member {
         let value = rmp_serde::to_vec(&fence.epoch).unwrap_or_default();
-        Member { id: pair.uuid(), node: self.id, value: value.into() }
+        // Kept for as long as it is a member: not with the room that it was encoded in.
+        Member { id: pair.uuid(), node: self.id, value: value.into_boxed_slice().into() }
     }
 }
 

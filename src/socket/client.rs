@@ -12,7 +12,7 @@ use serde_json::json;
 use tokio::time::{Duration, Instant, Sleep, sleep_until};
 
 use super::{
-    Upgraded,
+    Halves, Upgraded,
     ending::Ending,
     heartbeat::{Beat, Heartbeat},
     inflow::Inflow,
@@ -21,13 +21,12 @@ use super::{
     marks::Marks,
     pace::Pace,
     pipe::{LagWatch, Refusals, TOO_BIG},
-    read::Reader,
     switch::Switching,
     terms::Terms,
     write::{Disconnected, Flushed, Writer},
 };
 use crate::{
-    hub::{Mailbox, Outbox, Room},
+    hub::{Mailbox, Outbox, Room, Seldom},
     node::{ClientMail, Facts, Node, Opened, Pass, ReplyTo, Story, Term, Told, Unserved},
     protocol::{CloseCode, EventKind, Fence, PairId, Reply, Stand},
 };
@@ -39,6 +38,7 @@ const UPGRADE: Duration = Duration::from_secs(5);
 /// done with the registry, `kept` and `switch` how a pipe goes on over several sockets, and `ending` its end.
 pub(super) struct Client {
     pub(super) node: Arc<Node>,
+    pub(super) mailbox: Mailbox<ClientMail>,
     pub(super) pair: PairId,
     pub(super) fence: Fence,
     pub(super) facts: Facts,
@@ -56,8 +56,8 @@ pub(super) struct Client {
     /// Its peer has been told to come back with another socket.
     pub(super) switching: Option<Box<Switching>>,
     pub(super) marks: Marks,
-    pub(super) lag: LagWatch,
-    pub(super) refusals: Refusals,
+    pub(super) lag: Seldom<LagWatch>,
+    pub(super) refusals: Seldom<Refusals>,
     /// Things to do with the registry, one after the other, beside everything else.
     pub(super) jobs: VecDeque<BoxFuture<'static, JobDone>>,
     /// One of them writes the facts, and whether they have changed since.
@@ -98,22 +98,22 @@ pub fn serve_client(
 ) -> impl Future<Output = ()> + Send {
     let beginning = Box::pin(begin(node, opened, service, upgrade));
     async move {
-        let (mut client, mut mailbox, mut wire) = beginning.await;
-        // By reference: moved, they would be there twice.
+        let (mut client, mut wire) = beginning.await;
+        // By reference: moved, it would be there twice.
         match &mut wire {
-            Some((reader, writer)) => {
-                client.outbox.attach(writer.wire());
-                let ending = client.run(&mut mailbox, reader, writer).await;
+            Some(wire) => {
+                client.outbox.attach(wire.writer.wire());
+                let ending = client.run(wire).await;
                 client.outbox.detach();
-                Box::pin(client.end(ending, mailbox, Some((reader, writer)))).await;
+                Box::pin(client.end(ending, Some(wire))).await;
             }
-            None => Box::pin(client.end(Ending::Gone, mailbox, None)).await,
+            None => Box::pin(client.end(Ending::Gone, None)).await,
         }
     }
 }
 
-/// The actor, its mail, and the two halves of its connection, if that has come to pass.
-type Begun = (Box<Client>, Mailbox<ClientMail>, Option<(Reader, Writer)>);
+/// The actor and its connection, if that has come to pass.
+type Begun = (Box<Client>, Option<Halves>);
 
 async fn begin(
     node: Arc<Node>,
@@ -124,17 +124,17 @@ async fn begin(
     let Opened { pair, fence, facts, outbox, room, ruling, past, resumed, talk, mailbox } = opened.serve();
     let Service { subprotocol, pass, ping } = service;
     let terms = Terms::new(&node.settings, &facts, ruling);
-    let every = Duration::from_secs(ping.unwrap_or(terms.settings.ping));
+    let rate = node.settings.pipe.with(&terms.ruling.spec, facts.chosen.as_deref()).rate;
     let mut client = Box::new(Client {
         story: Story::new(&node, pair, fence),
-        heart: Heartbeat::new(every, node.settings.pong),
-        pace: Pace::new(terms.settings.rate),
+        heart: Heartbeat::new(ping.unwrap_or(terms.ping)),
+        pace: Pace::new(rate),
         inflow: Inflow::default(),
         kept: None,
         switching: None,
         marks: Marks::default(),
-        lag: LagWatch::default(),
-        refusals: Refusals::default(),
+        lag: Seldom::default(),
+        refusals: Seldom::default(),
         jobs: VecDeque::new(),
         saving: false,
         unsaved: false,
@@ -145,6 +145,7 @@ async fn begin(
         sent_much: false,
         leave_at: None,
         node,
+        mailbox,
         pair,
         fence,
         facts,
@@ -168,93 +169,95 @@ async fn begin(
     // One that does not come to pass must not keep the pair, nor the mail that comes for it.
     let upgraded = tokio::time::timeout(UPGRADE, upgrade).await.ok().flatten();
     let wire = upgraded.map(|upgraded| upgraded.split(client.node.settings.max_message_bytes));
-    (client, mailbox, wire)
+    (client, wire)
 }
 
 impl Client {
-    async fn run(&mut self, mailbox: &mut Mailbox<ClientMail>, reader: &mut Reader, writer: &mut Writer) -> Ending {
-        let mut alarm = std::pin::pin!(sleep_until(self.alarm_at()));
-        let outbox = Arc::clone(&self.outbox);
-        let mut blocked = false;
-        loop {
-            self.tell_of_switch(writer);
-            // Written at once where the kernel takes it: only what it does not take can make a client slow.
-            if self.writing && !blocked {
-                match writer.try_flush(Some(&outbox)) {
-                    Ok(Flushed::All) => self.writing = false,
-                    Ok(Flushed::Blocked) => blocked = true,
-                    Ok(Flushed::Turn) => {}
-                    Err(Disconnected) => return Ending::Gone,
+    #[allow(clippy::manual_async_fn, reason = "its future would hold what it was given twice")]
+    fn run(&mut self, wire: &mut Halves) -> impl Future<Output = Ending> {
+        async move {
+            let mut alarm = std::pin::pin!(sleep_until(self.alarm_at()));
+            let mut blocked = false;
+            loop {
+                if std::mem::take(&mut self.sent_much) {
+                    // The receivers get a chance to write before more comes.
+                    tokio::task::yield_now().await;
                 }
-            }
-            if outbox.take_news() {
-                self.marks.reached = true;
-                if let Some(ending) = self.check_lag() {
+                self.tell_of_switch(&mut wire.writer);
+                // Written at once where the kernel takes it: only what it does not take can make a client slow.
+                if self.writing && !blocked {
+                    match wire.writer.try_flush(Some(&self.outbox)) {
+                        Ok(Flushed::All) => self.writing = false,
+                        Ok(Flushed::Blocked) => blocked = true,
+                        Ok(Flushed::Turn) => {}
+                        Err(Disconnected) => return Ending::Gone,
+                    }
+                }
+                if self.outbox.take_news() {
+                    self.marks.reached = true;
+                    if let Some(ending) = self.check_lag() {
+                        return ending;
+                    }
+                }
+                if self.marks.reached {
+                    self.tell_marks();
+                }
+                self.catch_up();
+                if self.leave_at.is_none() && self.node.drains() {
+                    let within = self.node.drain_plan().clients;
+                    self.leave_at = Some(Instant::now() + within.mul_f64(rand::random()));
+                }
+                self.set_alarm(alarm.as_mut());
+                let turn = tokio::select! {
+                    mail = self.mailbox.read() => match mail {
+                        Some(ClientMail::Command { command, cause, reply }) => self.obey(command, cause, reply, &mut wire.writer),
+                        Some(ClientMail::Yield { held, reply }) => self.asked_to_yield(held, reply),
+                        Some(ClientMail::RoomChanged { state, cause }) => self.room_changed(state, cause),
+                        Some(ClientMail::RoomClosed { room, reason, cause }) => self.room_closed(&room, &reason, cause),
+                        Some(ClientMail::Restore) => {
+                            self.restore();
+                            None
+                        }
+                        Some(ClientMail::LookAgain) => {
+                            self.story.look_again();
+                            None
+                        }
+                        Some(ClientMail::Missed { room, lost, from }) => {
+                            self.missed(&room, lost, from);
+                            None
+                        }
+                        // Without a mailbox: a newer socket took the place in the hub.
+                        Some(ClientMail::Disowned) | None => Some(Ending::Disowned),
+                    },
+                    told = self.story.proceed(), if self.story.pending() => match told {
+                        Told::Well => None,
+                        Told::Disowned => Some(Ending::Disowned),
+                        Told::Forgotten => {
+                            self.restore();
+                            None
+                        }
+                    },
+                    news = kept::news_of(&mut self.kept), if self.kept.as_deref().is_some_and(Kept::is_pending) => {
+                        self.heard_of_kept(news);
+                        None
+                    }
+                    done = next_job(&mut self.jobs), if !self.jobs.is_empty() => self.job_done(done),
+                    incoming = wire.reader.next(), if self.may_read() => self.hear(incoming, wire),
+                    writable = wire.writer.writable(), if blocked => {
+                        blocked = false;
+                        writable.err().map(|Disconnected| Ending::Gone)
+                    }
+                    () = tokio::task::yield_now(), if self.writing && !blocked => None,
+                    () = self.outbox.changed() => {
+                        self.writing = true;
+                        None
+                    }
+                    closing = self.pass.revoked() => Some(Ending::because(closing)),
+                    () = alarm.as_mut() => self.ring(&mut wire.writer),
+                };
+                if let Some(ending) = turn {
                     return ending;
                 }
-            }
-            if self.marks.reached {
-                self.tell_marks();
-            }
-            self.catch_up();
-            if self.leave_at.is_none() && self.node.drains() {
-                let within = self.node.drain_plan().clients;
-                self.leave_at = Some(Instant::now() + within.mul_f64(rand::random()));
-            }
-            self.set_alarm(alarm.as_mut());
-            let turn = tokio::select! {
-                mail = mailbox.read() => match mail {
-                    Some(ClientMail::Command { command, cause, reply }) => self.obey(command, cause, reply, writer),
-                    Some(ClientMail::Yield { held, reply }) => self.asked_to_yield(held, reply),
-                    Some(ClientMail::RoomChanged { state, cause }) => self.room_changed(state, cause),
-                    Some(ClientMail::RoomClosed { room, reason, cause }) => self.room_closed(&room, &reason, cause),
-                    Some(ClientMail::Restore) => {
-                        self.restore();
-                        None
-                    }
-                    Some(ClientMail::LookAgain) => {
-                        self.story.look_again();
-                        None
-                    }
-                    Some(ClientMail::Missed { room, lost, from }) => {
-                        self.missed(&room, lost, from);
-                        None
-                    }
-                    // Without a mailbox: a newer socket took the place in the hub.
-                    Some(ClientMail::Disowned) | None => Some(Ending::Disowned),
-                },
-                told = self.story.proceed(), if self.story.pending() => match told {
-                    Told::Well => None,
-                    Told::Disowned => Some(Ending::Disowned),
-                    Told::Forgotten => {
-                        self.restore();
-                        None
-                    }
-                },
-                news = kept::news_of(&mut self.kept), if self.kept.as_deref().is_some_and(Kept::is_pending) => {
-                    self.heard_of_kept(news);
-                    None
-                }
-                done = next_job(&mut self.jobs), if !self.jobs.is_empty() => self.job_done(done),
-                incoming = reader.next(), if self.may_read() => self.hear(incoming, reader, writer),
-                writable = writer.writable(), if blocked => {
-                    blocked = false;
-                    writable.err().map(|Disconnected| Ending::Gone)
-                }
-                () = tokio::task::yield_now(), if self.writing && !blocked => None,
-                () = outbox.changed() => {
-                    self.writing = true;
-                    None
-                }
-                closing = self.pass.revoked() => Some(Ending::because(closing)),
-                () = alarm.as_mut() => self.ring(writer),
-            };
-            if let Some(ending) = turn {
-                return ending;
-            }
-            if std::mem::take(&mut self.sent_much) {
-                // The receivers get a chance to write before more comes.
-                tokio::task::yield_now().await;
             }
         }
     }
@@ -318,7 +321,7 @@ impl Client {
             None => {}
         }
         if self.heart.next() <= now {
-            match self.heart.beat(!self.may_read()) {
+            match self.heart.beat(!self.may_read(), self.node.settings.pong) {
                 Beat::Ping(payload) => {
                     writer.ping(&payload);
                     self.writing = true;
@@ -349,7 +352,7 @@ mod tests {
     fn an_idle_socket_is_small() {
         let never = || -> Ready<Option<Upgraded>> { ready(None) };
         let sizes = (task(|node, opened, service| serve_client(node, opened, service, never())), size_of::<Client>());
-        // With what the runtime adds, 768 and 1 024 bytes of memory.
-        assert!(sizes.0 <= 528 && sizes.1 <= 992, "{sizes:?}");
+        // With what the runtime adds, 512 and 768 bytes of memory.
+        assert!(sizes.0 <= 384 && sizes.1 <= 768, "{sizes:?}");
     }
 }

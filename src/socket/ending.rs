@@ -5,10 +5,10 @@ use std::sync::Arc;
 use serde_json::json;
 use tokio::time::Duration;
 
-use super::{client::Client, farewell, read::Reader, write::Writer};
+use super::{Halves, client::Client, farewell};
 use crate::{
-    hub::{Mailbox, Outbox},
-    node::{ClientMail, Node, Parted, Parting, ReplyTo, ended_because},
+    hub::Outbox,
+    node::{Node, Parted, Parting, ReplyTo, ended_because},
     protocol::{Cause, CloseCode, Closing, Fence, PairId, Reply, Stand},
 };
 
@@ -53,15 +53,10 @@ impl Ending {
 impl Client {
     /// Everything that is to happen when a socket ends, in this order: no frame goes in or out any more; the peer is
     /// told; the pair is free for its next socket; siblings hear of it; who wanted it gets its reply.
-    pub(super) async fn end(
-        mut self: Box<Self>,
-        ending: Ending,
-        mailbox: Mailbox<ClientMail>,
-        wire: Option<(&mut Reader, &mut Writer)>,
-    ) {
+    pub(super) async fn end(mut self: Box<Self>, ending: Ending, wire: Option<&mut Halves>) {
         self.node.hub.unregister(self.pair, self.fence);
         self.node.hub.exit(&self.room, &self.outbox);
-        self.node.return_mail(mailbox);
+        self.node.return_mail(&mut self.mailbox);
         let disowned = matches!(ending, Ending::Disowned);
         // The answer to the close that a switch has sent already.
         let answered = self.switching.is_some() && matches!(ending, Ending::Peer(_));
@@ -97,7 +92,7 @@ impl Client {
         let queue = (closing.code != CloseCode::TooSlow.number()).then_some(&*outbox);
         let level = self.outbox.level();
         let (mut clean, mut wire) = (false, wire);
-        if let Some((reader, writer)) = &mut wire {
+        if let Some(Halves { reader, writer }) = wire.as_deref_mut() {
             writer.close(&closing);
             clean = match by {
                 _ if closing.code == 1006 => false,
@@ -151,7 +146,7 @@ impl Client {
             let disowned = matches!(parted, Ok(Ok(Parted::Disowned)));
             self.node.reply(reply, if disowned { Reply::NotHere } else { Reply::Done(result) });
         }
-        if let Some((reader, writer)) = wire {
+        if let Some(Halves { reader, writer }) = wire {
             let longest = if clean { Duration::from_millis(500) } else { farewell::LONGEST };
             farewell::hang_up(reader, writer, queue.filter(|_| by != "client"), longest).await;
         }

@@ -4,16 +4,20 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{pace::Bucket, read::Incoming};
+use super::{
+    pace::{Bucket, Flow},
+    read::Incoming,
+};
 
 /// Pings, and pongs that answer nothing, cost the peer nothing, and this side a wake-up each. So many a second are
 /// borne, and so many at once: more than any client needs that is not after mischief.
-const IDLE_TALK: (f64, f64) = (50.0, 200.0);
+const IDLE_TALK: Flow = Flow { per_second: 50.0, burst: 200.0 };
 
-/// When to ping and when to give up on one socket.
+/// When to ping and when to give up on one socket. How much patience there is with one that does not answer is the same
+/// for all, and their node's to know.
 pub(super) struct Heartbeat {
-    every: Duration,
-    patience: Duration,
+    /// In seconds.
+    every: u32,
     next: Instant,
     /// The last ping, if nothing was heard since.
     asked: Option<Instant>,
@@ -33,15 +37,22 @@ pub(super) enum Beat {
 }
 
 impl Heartbeat {
-    pub(super) fn new(every: Duration, patience: Duration) -> Self {
-        let idle_talk = Bucket::new(IDLE_TALK.0, IDLE_TALK.1);
-        Self { every, patience, next: Instant::now() + every, asked: None, rtt: None, sent: 0, idle_talk }
+    /// One that pings when nothing was heard for so many seconds.
+    pub(super) fn new(every: u64) -> Self {
+        let every = u32::try_from(every).unwrap_or(u32::MAX);
+        let next = Instant::now() + Duration::from_secs(every.into());
+        Self { every, next, asked: None, rtt: None, sent: 0, idle_talk: Bucket::full(IDLE_TALK) }
     }
 
     /// Changes the interval.
-    pub(super) fn set(&mut self, every: Duration) {
-        self.every = every;
-        self.next = self.next.min(Instant::now() + every);
+    pub(super) fn set(&mut self, every: u64) {
+        self.every = u32::try_from(every).unwrap_or(u32::MAX);
+        self.next = self.next.min(self.later(Instant::now()));
+    }
+
+    /// The next time, when all was well at this one.
+    fn later(&self, now: Instant) -> Instant {
+        now + Duration::from_secs(self.every.into())
     }
 
     /// When it is time for [`Heartbeat::beat`].
@@ -51,45 +62,42 @@ impl Heartbeat {
 
     /// What to do now that it is time. A peer that is not read (`deaf`) can't be heard, so it can't be taken for
     /// dead.
-    pub(super) fn beat(&mut self, deaf: bool) -> Beat {
+    pub(super) fn beat(&mut self, deaf: bool, patience: Duration) -> Beat {
         let now = Instant::now();
-        if !deaf && self.asked.is_some_and(|asked| now >= asked + self.patience) {
+        if !deaf && self.asked.is_some_and(|asked| now >= asked + patience) {
             return Beat::Dead;
         }
-        Beat::Ping(self.ping_at(now))
+        Beat::Ping(self.ping_at(now, patience))
     }
 
     /// A ping out of turn.
-    pub(super) fn ping(&mut self) -> [u8; 8] {
-        self.ping_at(Instant::now())
+    pub(super) fn ping(&mut self, patience: Duration) -> [u8; 8] {
+        self.ping_at(Instant::now(), patience)
     }
 
-    fn ping_at(&mut self, now: Instant) -> [u8; 8] {
+    fn ping_at(&mut self, now: Instant, patience: Duration) -> [u8; 8] {
         self.sent += 1;
         // Its pong is none that was not asked for.
-        self.idle_talk.give(1.0);
+        self.idle_talk.give(1.0, IDLE_TALK);
         let asked = *self.asked.get_or_insert(now);
         // The next look is for an answer, if that is due before the next ping.
-        self.next = if now < asked + self.patience {
-            (asked + self.patience).min(now + self.every)
-        } else {
-            now + self.every
-        };
+        let (next, answer_by) = (self.later(now), asked + patience);
+        self.next = if now < answer_by { answer_by.min(next) } else { next };
         self.sent.to_be_bytes()
     }
 
     /// Counts what the peer says; false when it floods this side with control frames.
     pub(super) fn bears(&mut self, incoming: &Incoming) -> bool {
         if matches!(incoming, Incoming::Ping(_) | Incoming::Pong(_)) {
-            self.idle_talk.spend(1.0);
+            self.idle_talk.spend(1.0, IDLE_TALK);
         }
-        self.idle_talk.debt_until().is_none()
+        self.idle_talk.debt_until(IDLE_TALK).is_none()
     }
 
     /// Anything was heard from the peer: it lives.
     pub(super) fn heard(&mut self) {
         if self.asked.take().is_some() {
-            self.next = Instant::now() + self.every;
+            self.next = self.later(Instant::now());
         }
     }
 
@@ -113,31 +121,31 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn silence_is_death_and_any_sound_is_life() {
         let (every, patience) = (Duration::from_secs(25), Duration::from_secs(10));
-        let mut beat = Heartbeat::new(every, patience);
+        let mut beat = Heartbeat::new(25);
         for _ in 0..3 {
             advance(every).await;
-            assert!(matches!(beat.beat(false), Beat::Ping(_)));
+            assert!(matches!(beat.beat(false, patience), Beat::Ping(_)));
             advance(Duration::from_secs(9)).await;
             beat.heard();
         }
         advance(every).await;
-        assert!(matches!(beat.beat(false), Beat::Ping(_)));
+        assert!(matches!(beat.beat(false, patience), Beat::Ping(_)));
         advance(patience).await;
-        assert!(matches!(beat.beat(true), Beat::Ping(_)), "who is not read can't be dead");
+        assert!(matches!(beat.beat(true, patience), Beat::Ping(_)), "who is not read can't be dead");
         advance(patience).await;
-        assert_eq!(beat.beat(false), Beat::Dead);
+        assert_eq!(beat.beat(false, patience), Beat::Dead);
     }
 
     #[tokio::test(start_paused = true)]
     async fn control_frames_are_borne_up_to_a_rate() {
-        let mut heart = Heartbeat::new(Duration::from_secs(25), Duration::from_secs(10));
+        let mut heart = Heartbeat::new(25);
         let (ping, pong) = (Incoming::Ping(bytes::Bytes::new()), Incoming::Pong(bytes::Bytes::new()));
         for n in 0..1_000 {
             assert!(heart.bears(&ping), "the {n}th at 50 a second");
             advance(Duration::from_millis(20)).await;
         }
         for n in 0..1_000 {
-            heart.ping();
+            heart.ping(Duration::from_secs(10));
             assert!(heart.bears(&pong), "the {n}th answer");
         }
         for n in 0..200 {
@@ -149,12 +157,12 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn the_round_trip_is_the_last_ping_s() {
-        let mut beat = Heartbeat::new(Duration::from_secs(25), Duration::from_secs(10));
-        let payload = beat.ping();
+        let (mut beat, patience) = (Heartbeat::new(25), Duration::from_secs(10));
+        let payload = beat.ping(patience);
         advance(Duration::from_millis(30)).await;
         beat.ponged(b"other");
         assert_eq!(beat.rtt, None);
-        let again = beat.ping();
+        let again = beat.ping(patience);
         assert_ne!(payload, again);
         advance(Duration::from_millis(30)).await;
         beat.ponged(&again);

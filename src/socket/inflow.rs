@@ -6,7 +6,7 @@
 use std::{collections::VecDeque, sync::Arc};
 
 use crate::{
-    hub::Dropped,
+    hub::{AtFirst, Dropped, Seldom},
     protocol::{Mark, PausePolicy, Run},
 };
 
@@ -23,8 +23,14 @@ pub(super) struct Inflow {
     pub(super) published: u64,
     /// Stopped, and how.
     pub(super) paused: Option<PausePolicy>,
+    pub(super) stop: Seldom<Stop>,
+}
+
+/// What pauses make of it.
+#[derive(Default)]
+pub(super) struct Stop {
     /// How many frames come before whatever waits.
-    stopped_at: u64,
+    at: u64,
     /// Waiting to be published after a pause, bounded by the queue's size.
     waiting: VecDeque<Held>,
     pub(super) waiting_bytes: usize,
@@ -32,6 +38,11 @@ pub(super) struct Inflow {
     pub(super) dropped: Dropped,
     /// Frames dropped in the present pause.
     pub(super) dropped_in_pause: u64,
+}
+
+impl AtFirst for Stop {
+    const AT_FIRST: &'static Self =
+        &Self { at: 0, waiting: VecDeque::new(), waiting_bytes: 0, dropped: Dropped::NOTHING, dropped_in_pause: 0 };
 }
 
 /// What waits for the end of a pause, and at which position it ends.
@@ -66,14 +77,14 @@ impl Inflow {
 
     /// How many of the client's frames have gone, in whichever way: the next has not.
     pub(super) fn position(&self) -> u64 {
-        if self.holds() { self.stopped_at } else { self.sent }
+        if self.holds() { self.stop.at } else { self.sent }
     }
 
     /// Stops; returns what waited so far and is to go now: under a policy that drops what comes, it does not wait any
     /// more.
     pub(super) fn pause(&mut self, policy: PausePolicy) -> VecDeque<Held> {
         if !self.holds() {
-            self.stopped_at = self.sent;
+            self.stop.at = self.sent;
         }
         self.paused = Some(policy);
         if self.holds() { VecDeque::new() } else { self.release() }
@@ -87,29 +98,31 @@ impl Inflow {
 
     /// The socket ends: what still waits.
     pub(super) fn release(&mut self) -> VecDeque<Held> {
-        self.waiting_bytes = 0;
-        std::mem::take(&mut self.waiting)
+        let Some(stop) = self.stop.there() else { return VecDeque::new() };
+        stop.waiting_bytes = 0;
+        std::mem::take(&mut stop.waiting)
     }
 
     /// A run waits that ends at the position `upto`.
     pub(super) fn hold(&mut self, run: Run, upto: u64) {
-        self.waiting_bytes += run.len();
-        self.waiting.push_back(Held::Run(run, upto));
+        self.stop.waiting_bytes += run.len();
+        self.stop.waiting.push_back(Held::Run(run, upto));
     }
 
     /// A mark waits behind exactly `place` frames, and behind other marks there.
     pub(super) fn hold_mark(&mut self, mark: Arc<Mark>, place: u64) {
-        self.waiting_bytes += mark.weight();
-        let mut at = self.waiting.partition_point(|held| held.upto() <= place);
-        if let Some(Held::Run(run, upto)) = self.waiting.get_mut(at) {
+        let stop = &mut *self.stop;
+        stop.waiting_bytes += mark.weight();
+        let mut at = stop.waiting.partition_point(|held| held.upto() <= place);
+        if let Some(Held::Run(run, upto)) = stop.waiting.get_mut(at) {
             // Frames that were refused leave holes between runs, and none within.
             let front = run.split_frames(place.saturating_sub(*upto - run.frames()));
             if !front.is_empty() {
-                self.waiting.insert(at, Held::Run(front, place));
+                stop.waiting.insert(at, Held::Run(front, place));
                 at += 1;
             }
         }
-        self.waiting.insert(at, Held::Mark(mark, place));
+        stop.waiting.insert(at, Held::Mark(mark, place));
     }
 }
 
@@ -148,7 +161,7 @@ mod tests {
         assert!(inflow.pause(PausePolicy::Hold).is_empty(), "it waits on");
         assert_eq!(inflow.position(), 10);
         assert_eq!(inflow.pause(PausePolicy::Drop).iter().map(Held::frames).sum::<u64>(), 5);
-        assert_eq!((inflow.position(), inflow.waiting_bytes), (15, 0));
+        assert_eq!((inflow.position(), inflow.stop.waiting_bytes), (15, 0));
         inflow.sent = 18;
         assert!(inflow.pause(PausePolicy::Buffer).is_empty());
         assert_eq!(inflow.position(), 18, "what was dropped has gone");

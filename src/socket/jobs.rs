@@ -99,6 +99,9 @@ pub(super) fn next_job(jobs: &mut VecDeque<BoxFuture<'static, JobDone>>) -> impl
         let Some(job) = jobs.front_mut() else { return Poll::Pending };
         let done = ready!(job.as_mut().poll(cx));
         jobs.pop_front();
+        if jobs.is_empty() {
+            *jobs = VecDeque::new();
+        }
         Poll::Ready(done)
     })
 }

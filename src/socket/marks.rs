@@ -97,7 +97,7 @@ impl Client {
                 self.node.reply(reply, Reply::Failed(failure));
             }
             return;
-        } else if self.inflow.waiting_bytes + mark.weight() <= self.terms.settings.queue_bytes {
+        } else if self.inflow.stop.waiting_bytes + mark.weight() <= self.terms.queue_bytes {
             self.inflow.hold_mark(Arc::clone(mark), place);
             placed
         } else {

@@ -47,16 +47,22 @@ pub struct Upgraded {
     pub permit: Box<dyn std::any::Any + Send + Sync>,
 }
 
+/// The two halves of a WebSocket.
+struct Halves {
+    reader: Reader,
+    writer: Writer,
+}
+
 impl Upgraded {
     /// The two halves, for messages of at most `limit` bytes.
-    fn split(self, limit: usize) -> (Reader, Writer) {
+    fn split(self, limit: usize) -> Halves {
         let (read, write) = self.tcp.into_split();
-        (Reader::new(read, &self.leftover, limit), Writer::new(write, self.permit))
+        Halves { reader: Reader::new(read, &self.leftover, limit), writer: Writer::new(write, self.permit) }
     }
 
     /// Tells the peer why it is refused, where it could not have seen an HTTP status.
     pub async fn refuse(self, closing: &crate::protocol::Closing) {
-        let (mut reader, mut writer) = self.split(1_024);
+        let Halves { mut reader, mut writer } = self.split(1_024);
         writer.close(closing);
         farewell::part(&mut reader, &mut writer, None, farewell::LONGEST).await;
     }

@@ -88,11 +88,11 @@ impl Client {
                 "queued_frames": level.queued_frames, "queued_bytes": level.queued_bytes,
                 "dropped_frames": level.dropped.frames + level.dropped_in_pauses.frames,
                 "dropped_bytes": level.dropped.bytes + level.dropped_in_pauses.bytes,
-                "dropped_frames_in": self.inflow.dropped.frames, "dropped_bytes_in": self.inflow.dropped.bytes,
+                "dropped_frames_in": self.inflow.stop.dropped.frames, "dropped_bytes_in": self.inflow.stop.dropped.bytes,
             },
             "rtt_ms": self.heart.rtt.map(milliseconds),
             "paused": {"in": self.inflow.paused, "out": self.outbox.paused()},
-            "settings": self.terms.settings,
+            "settings": self.settings(),
             "unread": self.facts.acked,
         })
     }
@@ -185,7 +185,7 @@ impl Client {
             inward = Some(self.inflow.position());
             let waited = self.inflow.resume();
             buffered += waited.iter().map(Held::frames).sum::<u64>();
-            dropped += std::mem::take(&mut self.inflow.dropped_in_pause);
+            dropped += self.inflow.stop.there().map_or(0, |stop| std::mem::take(&mut stop.dropped_in_pause));
             self.let_go(waited);
         }
         let outward = matches!(direction, Direction::Out | Direction::Both).then(|| {
@@ -216,7 +216,7 @@ impl Client {
             self.facts.meta = meta;
         }
         self.save_facts();
-        let data = json!({"settings": self.terms.settings, "meta": self.facts.meta});
+        let data = json!({"settings": self.settings(), "meta": self.facts.meta});
         self.changed(cause, reply, data)
     }
 
@@ -234,7 +234,7 @@ impl Client {
 
     fn changed(&mut self, cause: Cause, reply: ReplyTo, result: Value) -> Option<Ending> {
         let Facts { meta, watching, .. } = &self.facts;
-        let data = json!({"settings": self.terms.settings, "meta": meta, "watching": watching});
+        let data = json!({"settings": self.settings(), "meta": meta, "watching": watching});
         self.story.raise_and_reply(EventKind::ClientChanged, data, cause, reply, Reply::Done(result));
         None
     }
@@ -251,7 +251,7 @@ impl Client {
             self.node.reply(reply, Reply::Failed(failure));
             return None;
         }
-        let payload = self.heart.ping();
+        let payload = self.heart.ping(self.node.settings.pong);
         writer.ping(&payload);
         self.writing = true;
         self.pings.push((u64::from_be_bytes(payload), Instant::now(), reply));
@@ -264,6 +264,9 @@ impl Client {
         let Ok(number) = payload.try_into().map(u64::from_be_bytes) else { return };
         for (_, sent, reply) in self.pings.extract_if(.., |(ping, ..)| *ping <= number) {
             self.node.reply(reply, Reply::Done(json!({"rtt_ms": milliseconds(sent.elapsed())})));
+        }
+        if self.pings.is_empty() {
+            self.pings = Vec::new();
         }
     }
 }

@@ -8,43 +8,48 @@ use crate::{node::now_text, protocol::Rate};
 /// Who is held back all the time is told of at most this often.
 const QUIET: Duration = Duration::from_secs(1);
 
-/// Tokens that come back at a steady rate, up to a burst. It may go into debt.
+/// How many tokens a bucket gets a second, and how many it has room for.
+#[derive(Clone, Copy)]
+pub(super) struct Flow {
+    pub(super) per_second: f64,
+    pub(super) burst: f64,
+}
+
+/// Tokens that come back at a steady rate, up to a burst; the rate is kept by whoever has the bucket. It may go into debt.
 pub(super) struct Bucket {
-    per_second: f64,
-    burst: f64,
     tokens: f64,
     /// When it had so many. The clock is looked at only when they are spent: it costs more than counting.
     at: Instant,
 }
 
 impl Bucket {
-    pub(super) fn new(per_second: f64, burst: f64) -> Self {
-        Self { per_second, burst, tokens: burst, at: Instant::now() }
+    pub(super) fn full(flow: Flow) -> Self {
+        Self { tokens: flow.burst, at: Instant::now() }
     }
 
     /// Takes tokens, whether there are so many or not.
-    pub(super) fn spend(&mut self, tokens: f64) {
+    pub(super) fn spend(&mut self, tokens: f64, flow: Flow) {
         if self.tokens < tokens {
             let now = Instant::now();
-            let earned = (now - self.at).as_secs_f64() * self.per_second;
+            let earned = (now - self.at).as_secs_f64() * flow.per_second;
             self.at = now;
-            self.give(earned);
+            self.give(earned, flow);
         }
         self.tokens -= tokens;
     }
 
     /// Gives tokens, as far as they fit.
-    pub(super) fn give(&mut self, tokens: f64) {
-        self.tokens = (self.tokens + tokens).min(self.burst);
+    pub(super) fn give(&mut self, tokens: f64, flow: Flow) {
+        self.tokens = (self.tokens + tokens).min(flow.burst);
     }
 
     /// When it is out of debt; `None` when it is already.
-    pub(super) fn debt_until(&self) -> Option<Instant> {
+    pub(super) fn debt_until(&self, flow: Flow) -> Option<Instant> {
         if self.tokens >= 0.0 {
             return None;
         }
         // Whoever waits must not wake a moment too early.
-        let seconds = -self.tokens / self.per_second + 1e-9;
+        let seconds = -self.tokens / flow.per_second + 1e-9;
         Some(self.at + Duration::from_secs_f64(seconds)).filter(|at| *at > Instant::now())
     }
 }
@@ -54,8 +59,8 @@ pub(super) struct Pace(Option<Box<Limits>>);
 
 struct Limits {
     rate: Rate,
-    frames: Option<Bucket>,
-    bytes: Option<Bucket>,
+    frames: Option<(Bucket, Flow)>,
+    bytes: Option<(Bucket, Flow)>,
     /// Since when the peer is held back, as events say it; it is while each time that it is read ends in debt.
     held_since: Option<String>,
     quiet_until: Option<Instant>,
@@ -64,10 +69,18 @@ struct Limits {
 impl Pace {
     pub(super) fn new(rate: Option<Rate>) -> Self {
         let rate = rate.unwrap_or_default();
-        let bucket = |limit: Option<f64>| limit.map(|limit| Bucket::new(limit, limit.max(1.0)));
+        let bucket = |limit: Option<f64>| {
+            let flow = limit.map(|limit| Flow { per_second: limit, burst: limit.max(1.0) });
+            flow.map(|flow| (Bucket::full(flow), flow))
+        };
         let (frames, bytes) = (bucket(rate.messages_per_second), bucket(rate.bytes_per_second));
         let limits = || Box::new(Limits { rate, frames, bytes, held_since: None, quiet_until: None });
         Self((rate != Rate::default()).then(limits))
+    }
+
+    /// What it keeps to.
+    pub(super) fn rate(&self) -> Rate {
+        self.0.as_ref().map_or_else(Rate::default, |limits| limits.rate)
     }
 
     /// Whether there is anything to keep.
@@ -79,8 +92,8 @@ impl Pace {
     pub(super) fn spend(&mut self, frames: u64, bytes: u64) {
         let Some(limits) = &mut self.0 else { return };
         for (bucket, spent) in [(&mut limits.frames, frames), (&mut limits.bytes, bytes)] {
-            if let Some(bucket) = bucket {
-                bucket.spend(spent as f64);
+            if let Some((bucket, flow)) = bucket {
+                bucket.spend(spent as f64, *flow);
             }
         }
     }
@@ -99,7 +112,8 @@ impl Pace {
 
 impl Limits {
     fn wait(&self) -> Option<Instant> {
-        [&self.frames, &self.bytes].into_iter().flatten().filter_map(Bucket::debt_until).max()
+        let buckets = [&self.frames, &self.bytes].into_iter().flatten();
+        buckets.filter_map(|(bucket, flow)| bucket.debt_until(*flow)).max()
     }
 
     fn news(&mut self) -> Option<Value> {

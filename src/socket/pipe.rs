@@ -3,15 +3,9 @@
 use serde_json::json;
 use tokio::time::{Duration, Instant};
 
-use super::{
-    client::Client,
-    ending::Ending,
-    kept::Kept,
-    read::{Incoming, Reader},
-    write::Writer,
-};
+use super::{Halves, client::Client, ending::Ending, kept::Kept, read::Incoming};
 use crate::{
-    hub::Dropped,
+    hub::{AtFirst, Dropped},
     node::ReplyTo,
     protocol::{CloseCode, EventKind, FrameKind, PausePolicy, Reply, Run, RunBuilder, Violations},
 };
@@ -40,12 +34,20 @@ pub(super) struct LagWatch {
     quiet_until: Option<Instant>,
 }
 
+impl AtFirst for LagWatch {
+    const AT_FIRST: &'static Self = &Self { told: false, dropped: 0, accounted: Dropped::NOTHING, quiet_until: None };
+}
+
 /// Frames that were refused and not told of yet.
 #[derive(Default)]
 pub(super) struct Refusals {
     reason: &'static str,
     frames: u64,
     quiet_until: Option<Instant>,
+}
+
+impl AtFirst for Refusals {
+    const AT_FIRST: &'static Self = &Self { reason: "", frames: 0, quiet_until: None };
 }
 
 impl Refusals {
@@ -64,14 +66,14 @@ impl LagWatch {
 impl Client {
     /// Whether the client's socket is read now. What is not read waits in the kernel, and then at the sender.
     pub(super) fn may_read(&self) -> bool {
-        let full = self.inflow.waiting_bytes >= self.terms.settings.queue_bytes;
+        let full = self.inflow.stop.waiting_bytes >= self.terms.queue_bytes;
         let held = self.inflow.paused == Some(PausePolicy::Hold);
         let behind = self.kept.as_deref().is_some_and(Kept::is_full);
         !held && !full && !behind && (!self.pace.limited() || self.pace.wait().is_none())
     }
 
     /// Hears what the client says, and what has arrived with it. Flow 1 begins: its frames go to the room as one run.
-    pub(super) fn hear(&mut self, first: Incoming, reader: &mut Reader, writer: &mut Writer) -> Option<Ending> {
+    pub(super) fn hear(&mut self, first: Incoming, wire: &mut Halves) -> Option<Ending> {
         let mut batch = RunBuilder::default();
         let (mut next, mut ending) = (Some(first), None);
         // A pong tells the round trip before it counts as a sound.
@@ -100,7 +102,7 @@ impl Client {
                     ending = self.violated(kind);
                 }
                 Incoming::Ping(payload) => {
-                    writer.pong(&payload);
+                    wire.writer.pong(&payload);
                     self.writing = true;
                 }
                 Incoming::Pong(payload) => self.ponged(&payload),
@@ -111,7 +113,7 @@ impl Client {
             if ending.is_some() || batch.len() >= BATCH || !self.may_read() {
                 break;
             }
-            next = reader.ready();
+            next = wire.reader.ready();
         }
         self.pass_on(&mut batch);
         if let Some(held_back) = self.pace.news() {
@@ -150,9 +152,10 @@ impl Client {
         match self.inflow.paused {
             None => self.publish(&run),
             Some(PausePolicy::Drop) => {
-                self.inflow.dropped.frames += run.frames();
-                self.inflow.dropped.bytes += run.payload_bytes();
-                self.inflow.dropped_in_pause += run.frames();
+                let stop = &mut *self.inflow.stop;
+                stop.dropped.frames += run.frames();
+                stop.dropped.bytes += run.payload_bytes();
+                stop.dropped_in_pause += run.frames();
             }
             Some(PausePolicy::Buffer | PausePolicy::Hold) => self.inflow.hold(run, upto),
         }
@@ -201,7 +204,7 @@ impl Client {
 
     /// Tells what is to be told of refused frames.
     pub(super) fn tell_refusals(&mut self) {
-        let Refusals { reason, frames, .. } = std::mem::take(&mut self.refusals);
+        let Refusals { reason, frames, .. } = *std::mem::take(&mut self.refusals);
         if frames > 0 {
             self.story.raise(EventKind::ClientRefused, json!({"reason": reason, "frames": frames}), None);
             self.refusals.quiet_until = Some(Instant::now() + QUIET);
@@ -213,7 +216,9 @@ impl Client {
     pub(super) fn check_lag(&mut self) -> Option<Ending> {
         let level = self.outbox.level();
         let now = Instant::now();
-        self.lag.quiet_until = self.lag.quiet_until.filter(|at| *at > now);
+        if let Some(lag) = self.lag.there() {
+            lag.quiet_until = lag.quiet_until.filter(|at| *at > now);
+        }
         // A lag that came and went while it was quiet is told when something was lost by it.
         let news = level.lagging || level.dropped != self.lag.accounted;
         if !self.lag.told && (level.overflowed || news && self.lag.quiet_until.is_none()) {
@@ -231,7 +236,8 @@ impl Client {
             self.lag.dropped = level.dropped.frames;
             self.anchor(false);
         }
-        if !level.lagging && std::mem::take(&mut self.lag.told) {
+        if !level.lagging && self.lag.told {
+            self.lag.told = false;
             let before = std::mem::replace(&mut self.lag.accounted, level.dropped);
             if before != level.dropped {
                 self.anchor(true);

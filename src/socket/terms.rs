@@ -13,8 +13,10 @@ use crate::{
 pub(super) struct Terms {
     /// In its room.
     pub(super) ruling: Ruling,
-    /// For its queue, its rate and its pings.
-    pub(super) settings: Settings,
+    /// The bound of what waits for it, either way, in bytes.
+    pub(super) queue_bytes: usize,
+    /// Seconds between pings.
+    pub(super) ping: u64,
     /// The largest frame that its client may send, in bytes.
     pub(super) largest: usize,
     /// What happens to it when it sends what it may not.
@@ -26,8 +28,10 @@ pub(super) struct Terms {
 impl Terms {
     pub(super) fn new(node: &NodeSettings, facts: &Facts, ruling: Ruling) -> Self {
         let spec = &ruling.spec;
+        let Settings { queue_bytes, ping, .. } = node.pipe.with(spec, facts.chosen.as_deref());
         Self {
-            settings: node.pipe.with(spec, facts.chosen.as_deref()),
+            queue_bytes,
+            ping,
             largest: spec.max_message_bytes.unwrap_or(node.max_message_bytes).min(node.max_message_bytes),
             violations: spec.violations.unwrap_or(node.violations),
             may_publish: ruling.lets_publish(&facts.authority),
@@ -37,16 +41,21 @@ impl Terms {
 }
 
 impl Client {
+    /// For its queue, its rate and its pings.
+    pub(super) fn settings(&self) -> Settings {
+        self.node.settings.pipe.with(&self.terms.ruling.spec, self.facts.chosen.as_deref())
+    }
+
     /// From now on this holds in the client's room.
     pub(super) fn live_under(&mut self, ruling: Ruling) {
         let before = std::mem::replace(&mut self.terms, Terms::new(&self.node.settings, &self.facts, ruling));
-        let settings = &self.terms.settings;
-        self.outbox.set(settings.queue_bytes, settings.slow);
-        if settings.ping != before.settings.ping {
-            self.heart.set(std::time::Duration::from_secs(settings.ping));
+        let Settings { queue_bytes, slow, rate, ping } = self.settings();
+        self.outbox.set(queue_bytes, slow);
+        if ping != before.ping {
+            self.heart.set(ping);
         }
-        if settings.rate != before.settings.rate {
-            self.pace = Pace::new(settings.rate);
+        if rate.unwrap_or_default() != self.pace.rate() {
+            self.pace = Pace::new(rate);
         }
     }
 

@@ -164,7 +164,7 @@ impl World {
     /// The gap that the page under way will show, if it arrives now.
     pub fn gap_under_way(&self) -> Option<Gap> {
         let Reading::Page(page, _) = &self.reading else { return None };
-        let mut replay = self.replay;
+        let mut replay = self.replay.clone();
         replay.page(page.clone(), PAGE).gap
     }
 

@@ -199,7 +199,11 @@ impl Registry for Port {
     }
 
     async fn look_up(&self, pair: PairId) -> Result<Option<Record>, BrokerError> {
-        Ok(self.medium.store.lock().record(pair).cloned())
+        let mut store = self.medium.store.lock();
+        let Some(record) = store.record(pair) else { return Ok(None) };
+        let Record { ref facts, fence, holder, keeper, heard, ended } = *record;
+        // A copy of the bytes: once they are shared, what is kept of a pair stays larger.
+        Ok(Some(Record { facts: Bytes::copy_from_slice(facts), fence, holder, keeper, heard, ended }))
     }
 
     async fn begin(&self, pair: PairId, key: &str, token: u64, keep: Duration) -> Result<Begun, BrokerError> {

@@ -27,8 +27,9 @@ use super::{
 const AT_ONCE: usize = 64;
 /// How many clients share a room.
 const A_ROOM: u32 = 10;
-/// What a process has when it has just served its first is not what its sockets cost.
-const WARM_UP: u32 = 20;
+/// What a process has when it has served its first is not what its sockets cost: nor is what so many handshakes take that
+/// are under way at once, nor what frames take on their way.
+const WARM_UP: u32 = 2 * AT_ONCE as u32;
 /// How many connections leave from one address: fewer than half of its ports, since the kernel parts them between those
 /// that are bound and those that are not.
 const AN_ADDRESS: u32 = 10_000;
@@ -53,15 +54,16 @@ pub(super) async fn measure(args: &BenchArgs, report: &mut Report) -> Outcome<()
     };
     let gateway = complete::start_with("memory", Pages::Small)?;
     let address = gateway.address;
-    let _warm = self::pairs(address, WARM_UP).await?;
+    let (mut clients, mut siblings) = self::pairs(address, WARM_UP).await?;
+    exchange(&mut clients, &mut siblings).await?;
+    let _warm = (clients, siblings);
     let before = settled(&gateway).await?;
     let each = |memory: f64| (memory - before) / f64::from(pairs);
     let mut clients = open_all(pairs, |at| client(address, at)).await?;
     let client_memory = each(settled(&gateway).await?);
     let mut siblings = open_all(pairs, |at| sibling(address, at, &clients[at as usize])).await?;
     let pair_memory = each(settled(&gateway).await?);
-    let rooms = clients.chunks_mut(A_ROOM as usize).zip(siblings.chunks_mut(A_ROOM as usize));
-    stream::iter(rooms.map(Ok)).try_for_each_concurrent(4, |(clients, siblings)| traffic(clients, siblings)).await?;
+    exchange(&mut clients, &mut siblings).await?;
     let after = each(settled(&gateway).await?);
 
     let name = format!("idle, {pairs} pairs");
@@ -161,6 +163,12 @@ async fn sibling(address: SocketAddr, number: u32, client: &Raw) -> Outcome<Raw>
     let mut sibling = Raw::shake(tcp, &path, &bearer, Messages::frames(0)).await?;
     sibling.next().await?;
     Ok(sibling)
+}
+
+/// Traffic in a few rooms at a time.
+async fn exchange(clients: &mut [Raw], siblings: &mut [Raw]) -> Outcome<()> {
+    let rooms = clients.chunks_mut(A_ROOM as usize).zip(siblings.chunks_mut(A_ROOM as usize));
+    stream::iter(rooms.map(Ok)).try_for_each_concurrent(4, |(clients, siblings)| traffic(clients, siblings)).await
 }
 
 /// One client of a room sends large frames, all others read them, and each sibling asks something.

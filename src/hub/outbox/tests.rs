@@ -389,3 +389,27 @@ async fn postmen_come_until_all_is_carried() {
     let wanted: Vec<_> = (0..100).map(|n| [1, 15, 16, 17, 100].iter().filter(|count| n < **count).count()).collect();
     assert_eq!(written, wanted);
 }
+
+#[test]
+fn marks_cost_frames_nothing() {
+    assert_eq!(size_of::<Item>(), size_of::<Run>(), "a line of frames is not longer because marks may stand in it");
+}
+
+#[test]
+fn frames_that_come_and_go_leave_nothing() {
+    let outbox = Outbox::new(1_000, Slow::DropOldest);
+    for n in 0..9 {
+        assert!(outbox.fits(10));
+        outbox.push(&Run::of(FrameKind::Binary, &[n; 100]));
+        outbox.push(&Run::of(FrameKind::Binary, &[n; 100]));
+        let mut taken = VecDeque::new();
+        outbox.take(1_000, &mut taken);
+        outbox.wrote(taken.iter().map(Bytes::len).sum());
+        assert_eq!(
+            (outbox.take_news(), outbox.take_marks(9).0.len(), outbox.position()),
+            (false, 0, 2 * (u64::from(n) + 1))
+        );
+    }
+    let mut queue = outbox.queue.lock();
+    assert!(queue.seldom.there().is_none(), "nothing was dropped, marked, promised or paused");
+}
