@@ -246,10 +246,7 @@ impl Queue {
         let mut taken = 0;
         loop {
             let line = self.first_line();
-            if let Some(Item::Run(run)) = line.front()
-                && taken > 0
-                && taken + run.len() > bytes
-            {
+            if taken > 0 && matches!(line.front(), Some(Item::Run(run)) if taken + run.len() > bytes) {
                 break;
             }
             match line.pop_front() {
