@@ -9,10 +9,10 @@ use tokio_tungstenite::tungstenite::Message;
 
 const PAIRS: usize = 1_000;
 const A_ROOM: usize = 10;
-/// A sixth more than it was when this was written, in bytes; a buffer of 1 KiB for each socket is beyond.
-const A_PAIR: u64 = 10 << 10;
+/// A tenth more than it was when this was written, in bytes; a buffer of 512 bytes for each socket is beyond.
+const A_PAIR: u64 = 19 << 9;
 /// What traffic may leave: buffers that many sockets share.
-const AFTER_TRAFFIC: u64 = A_PAIR + (2 << 10);
+const AFTER_TRAFFIC: u64 = A_PAIR + (1 << 10);
 
 async fn open(node: &Gateway, count: usize, room: &str) -> Vec<(ClientSocket, Sibling)> {
     let one = |n: usize| async move {
