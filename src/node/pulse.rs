@@ -244,21 +244,26 @@ impl Node {
     }
 
     async fn check(&self, pair: PairId, fence: Fence) -> Result<(), BrokerError> {
-        let mail = match self.registry.look_up(pair).await? {
+        match self.registry.look_up(pair).await? {
+            Some(record) if record.fence == fence && record.holder == Some(self.id) => {}
+            Some(record) if record.fence.epoch >= fence.epoch || record.ended => self.disown(pair),
             // A broker that lost its records, or the last of its writes, has given the pair to nobody else: the pipe
             // stays open.
-            None => ClientMail::Restore,
-            Some(record) if record.fence.epoch < fence.epoch && !record.ended => ClientMail::Restore,
-            Some(record) if record.fence == fence && record.holder == Some(self.id) => return Ok(()),
-            Some(_) => ClientMail::Disowned,
-        };
-        self.leave_mail(pair, mail);
+            _ => self.leave_mail(pair, ClientMail::Restore),
+        }
         Ok(())
     }
 
     fn disown_all(&self) {
         for (pair, _) in self.hub.clients() {
-            self.leave_mail(pair, ClientMail::Disowned);
+            self.disown(pair);
+        }
+    }
+
+    /// It is told before it carries out what others want of it: that is not its own to do any more.
+    fn disown(&self, pair: PairId) {
+        if self.hub.send_first(pair, ClientMail::Disowned).is_err() {
+            tracing::debug!(%pair, "it is gone already, or was told before");
         }
     }
 

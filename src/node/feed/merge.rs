@@ -67,8 +67,11 @@ pub(super) struct Merge {
     pub story: Option<Followed>,
     /// What comes next in the talk of the room where the pair is.
     pub talk: Option<Followed>,
-    /// The record was looked at, because events are missing that may have told of other rooms.
+    /// The record was looked at, because events can't be read that may have told of other rooms.
     informed: bool,
+    /// Events are missing in the history itself, and none has told of the pair's room since. The record is looked at when
+    /// all else is told: it says how the pair is now, which need not be how it was when those that follow happened.
+    unsure: bool,
     /// What the story says to be told before is looked for.
     sought: bool,
     due: VecDeque<FeedItem>,
@@ -91,6 +94,7 @@ impl Merge {
             story: None,
             talk: None,
             informed: false,
+            unsure: false,
             sought: false,
             due: VecDeque::new(),
             parted: false,
@@ -139,6 +143,10 @@ impl Merge {
         if let Some(Followed::Gap(_)) = self.story
             && !std::mem::replace(&mut self.informed, true)
         {
+            return Step::Inform;
+        }
+        if self.unsure && self.story.is_none() && !story.comes {
+            self.unsure = false;
             return Step::Inform;
         }
         match self.turn(story, talk) {
@@ -211,13 +219,6 @@ impl Merge {
     }
 
     fn story_goes_on(&mut self) -> Step {
-        let missing = match &self.story {
-            Some(Followed::Piece(piece)) => piece.event().is_none_or(|event| event.kind == EventKind::Gap),
-            _ => true,
-        };
-        if missing && !std::mem::replace(&mut self.informed, true) {
-            return Step::Inform;
-        }
         (self.informed, self.sought) = (false, false);
         let mut step = Step::On;
         match self.story.take() {
@@ -229,7 +230,10 @@ impl Merge {
                         self.tell(Arc::clone(event));
                     }
                     // Kept by a newer version: said, not passed over.
-                    None => self.tell_gap(Some(1)),
+                    None => {
+                        self.unsure = true;
+                        self.tell_gap(Some(1));
+                    }
                 }
             }
             Some(Followed::Gap(gap)) => {
@@ -248,6 +252,7 @@ impl Merge {
             self.named.watch();
         }
         self.named.settle(event.at);
+        self.unsure = event.kind == EventKind::Gap || self.unsure && stand_of(event).is_none();
         if event.kind == EventKind::PairEnded {
             (self.talk, self.room) = (None, None);
         }
@@ -263,13 +268,16 @@ impl Merge {
         Step::GoTo(room, at)
     }
 
-    /// How the pair is now, for what is missing.
+    /// How the pair is now, for what is missing: it may have come to its present room in that.
     pub(super) fn look_at(&mut self, facts: Facts) -> Step {
         self.watch(facts.watching);
-        // It may have come to its present room in what is missing.
         let Some(here) = &self.room else { return Step::On };
+        // If much is missing it may have left and come back; if something is, somebody would have told.
+        let much = matches!(self.story, Some(Followed::Gap(_)));
         match facts.since {
-            Some(since) if *here != facts.room || since.offset > self.named.passed => self.go_to(facts.room, since),
+            Some(since) if *here != facts.room || much && since.offset > self.named.passed => {
+                self.go_to(facts.room, since)
+            }
             _ => Step::On,
         }
     }
