@@ -272,10 +272,10 @@ impl Merge {
     pub(super) fn look_at(&mut self, facts: Facts) -> Step {
         self.watch(facts.watching);
         let Some(here) = &self.room else { return Step::On };
-        // If much is missing it may have left and come back; if something is, somebody would have told.
-        let much = matches!(self.story, Some(Followed::Gap(_)));
+        // Where events can't be read any more, it may also have left that room and come back.
+        let unread = matches!(self.story, Some(Followed::Gap(_)));
         match facts.since {
-            Some(since) if *here != facts.room || much && since.offset > self.named.passed => {
+            Some(since) if *here != facts.room || unread && since.offset > self.named.passed => {
                 self.go_to(facts.room, since)
             }
             _ => Step::On,
