@@ -57,35 +57,27 @@ impl<T> Slot<T> {
     /// # Errors
     /// [`Unsent`].
     pub fn send(&self, mail: T) -> Result<(), Unsent<T>> {
-        let mut inside = self.0.inside.lock();
-        if inside.closed {
-            return Err(Unsent::Closed(mail));
-        }
-        if inside.mail.len() >= inside.most as usize {
-            inside.missed = true;
-            return Err(Unsent::Full(mail));
-        }
-        inside.mail.push_back(mail);
-        drop(inside);
-        self.0.bell.ring();
-        Ok(())
+        self.put(mail, 0, VecDeque::push_back)
     }
-}
 
-impl<T> Slot<T> {
     /// Leaves mail that is read before all other, also when nothing else fits.
     ///
     /// # Errors
     /// [`Unsent`], also when there are too many of these.
     pub fn send_first(&self, mail: T) -> Result<(), Unsent<T>> {
+        self.put(mail, FIRST, VecDeque::push_front)
+    }
+
+    fn put(&self, mail: T, spare: usize, put: fn(&mut VecDeque<T>, T)) -> Result<(), Unsent<T>> {
         let mut inside = self.0.inside.lock();
         if inside.closed {
             return Err(Unsent::Closed(mail));
         }
-        if inside.mail.len() >= inside.most as usize + FIRST {
+        if inside.mail.len() >= inside.most as usize + spare {
+            inside.missed = true;
             return Err(Unsent::Full(mail));
         }
-        inside.mail.push_front(mail);
+        put(&mut inside.mail, mail);
         drop(inside);
         self.0.bell.ring();
         Ok(())

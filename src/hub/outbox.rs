@@ -202,7 +202,8 @@ impl Outbox {
         self.queue.lock().waiting_marks()
     }
 
-    /// Moves at most `bytes` bytes of whole runs, or one that is longer, to the actor, which must report them to [`Outbox::wrote`].
+    /// Moves at most `bytes` bytes of whole runs, or one that is longer, to the actor, which must report them to
+    /// [`Outbox::wrote`].
     pub fn take(&self, bytes: usize, into: &mut VecDeque<Bytes>) {
         self.with(|queue| queue.take(bytes, into));
     }

@@ -123,12 +123,11 @@ async fn begin(
 ) -> Begun {
     let Opened { pair, fence, facts, outbox, room, ruling, past, resumed, talk, mailbox } = opened.serve();
     let Service { subprotocol, pass, ping } = service;
-    let terms = Terms::new(&node.settings, &facts, ruling);
-    let rate = node.settings.pipe.with(&terms.ruling.spec, facts.chosen.as_deref()).rate;
+    let (terms, settings) = Terms::new(&node.settings, &facts, ruling);
     let mut client = Box::new(Client {
         story: Story::new(&node, pair, fence),
         heart: Heartbeat::new(ping.unwrap_or(terms.ping)),
-        pace: Pace::new(rate),
+        pace: Pace::new(settings.rate),
         inflow: Inflow::default(),
         kept: None,
         switching: None,
@@ -210,7 +209,9 @@ impl Client {
                 self.set_alarm(alarm.as_mut());
                 let turn = tokio::select! {
                     mail = self.mailbox.read() => match mail {
-                        Some(ClientMail::Command { command, cause, reply }) => self.obey(command, cause, reply, &mut wire.writer),
+                        Some(ClientMail::Command { command, cause, reply }) => {
+                            self.obey(command, cause, reply, &mut wire.writer)
+                        }
                         Some(ClientMail::Yield { held, reply }) => self.asked_to_yield(held, reply),
                         Some(ClientMail::RoomChanged { state, cause }) => self.room_changed(state, cause),
                         Some(ClientMail::RoomClosed { room, reason, cause }) => self.room_closed(&room, &reason, cause),

@@ -26,17 +26,19 @@ pub(super) struct Terms {
 }
 
 impl Terms {
-    pub(super) fn new(node: &NodeSettings, facts: &Facts, ruling: Ruling) -> Self {
+    /// With the settings that they come from.
+    pub(super) fn new(node: &NodeSettings, facts: &Facts, ruling: Ruling) -> (Self, Settings) {
         let spec = &ruling.spec;
-        let Settings { queue_bytes, ping, .. } = node.pipe.with(spec, facts.chosen.as_deref());
-        Self {
-            queue_bytes,
-            ping,
+        let settings = node.pipe.with(spec, facts.chosen.as_deref());
+        let terms = Self {
+            queue_bytes: settings.queue_bytes,
+            ping: settings.ping,
             largest: spec.max_message_bytes.unwrap_or(node.max_message_bytes).min(node.max_message_bytes),
             violations: spec.violations.unwrap_or(node.violations),
             may_publish: ruling.lets_publish(&facts.authority),
             ruling,
-        }
+        };
+        (terms, settings)
     }
 }
 
@@ -48,8 +50,9 @@ impl Client {
 
     /// From now on this holds in the client's room.
     pub(super) fn live_under(&mut self, ruling: Ruling) {
-        let before = std::mem::replace(&mut self.terms, Terms::new(&self.node.settings, &self.facts, ruling));
-        let Settings { queue_bytes, slow, rate, ping } = self.settings();
+        let (terms, settings) = Terms::new(&self.node.settings, &self.facts, ruling);
+        let before = std::mem::replace(&mut self.terms, terms);
+        let Settings { queue_bytes, slow, rate, ping } = settings;
         self.outbox.set(queue_bytes, slow);
         if ping != before.ping {
             self.heart.set(ping);

@@ -226,11 +226,16 @@ impl Redis {
         }
     }
 
-    /// At most `limit` of each kind.
+    /// At most `limit` of each kind. Of a kind of which there are so many, no more is looked up, however long the list is.
     pub(super) async fn read_holds(&self, node: NodeId, limit: usize) -> Result<Holdings, BrokerError> {
         let (mut all, mut walk) = (Holdings::default(), Walk::new(node));
         while all.pairs.len().min(all.kept.len()).min(all.members.len()) < limit {
-            let Some(holds) = walk.next(self).await? else { break };
+            let Some(mut holds) = walk.next(self).await? else { break };
+            holds.retain(|hold| match hold {
+                Hold::Pair(..) => all.pairs.len() < limit,
+                Hold::Kept(..) => all.kept.len() < limit,
+                Hold::Member(..) => all.members.len() < limit,
+            });
             let (standing, _) = self.compare(node, holds).await?;
             all.pairs.extend(standing.pairs);
             all.kept.extend(standing.kept);

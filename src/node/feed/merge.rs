@@ -36,7 +36,7 @@ pub(super) enum Step {
     On,
     /// The talk is read again: something in it may have been lost on its way.
     Look,
-    /// How the pair is now is looked up, before something that is missing is told.
+    /// How the pair is now is looked up, for something that is missing.
     Inform,
     /// The talk of this room is followed, from there on.
     GoTo(RoomName, Position),
