@@ -12,9 +12,6 @@ use parking_lot::Mutex;
 
 use super::bell::Bell;
 
-/// How many that are to be read first a full mailbox takes.
-const FIRST: usize = 4;
-
 /// Where mail is read.
 pub struct Mailbox<T>(Arc<Shared<T>>);
 
@@ -57,27 +54,15 @@ impl<T> Slot<T> {
     /// # Errors
     /// [`Unsent`].
     pub fn send(&self, mail: T) -> Result<(), Unsent<T>> {
-        self.put(mail, 0, VecDeque::push_back)
-    }
-
-    /// Leaves mail that is read before all other, also when nothing else fits.
-    ///
-    /// # Errors
-    /// [`Unsent`], also when there are too many of these.
-    pub fn send_first(&self, mail: T) -> Result<(), Unsent<T>> {
-        self.put(mail, FIRST, VecDeque::push_front)
-    }
-
-    fn put(&self, mail: T, spare: usize, put: fn(&mut VecDeque<T>, T)) -> Result<(), Unsent<T>> {
         let mut inside = self.0.inside.lock();
         if inside.closed {
             return Err(Unsent::Closed(mail));
         }
-        if inside.mail.len() >= inside.most as usize + spare {
+        if inside.mail.len() >= inside.most as usize {
             inside.missed = true;
             return Err(Unsent::Full(mail));
         }
-        put(&mut inside.mail, mail);
+        inside.mail.push_back(mail);
         drop(inside);
         self.0.bell.ring();
         Ok(())
@@ -166,15 +151,6 @@ mod tests {
         assert!(slot.send(4).is_ok());
         drop(slot);
         assert_eq!((mailbox.read().await, mailbox.read().await, mailbox.read().await), (Some(4), None, None));
-    }
-
-    #[test]
-    fn what_is_to_be_read_first_is() {
-        let (slot, mut mailbox) = mailbox(1);
-        assert_eq!((slot.send(1), slot.send_first(2), slot.send(3)), (Ok(()), Ok(()), Err(Unsent::Full(3))));
-        assert_eq!((mailbox.read_here(), mailbox.read_here(), mailbox.read_here()), (Some(2), Some(1), None));
-        let sent = (0..9).take_while(|n| slot.send_first(*n).is_ok()).count();
-        assert_eq!((sent, slot.send_first(9)), (1 + FIRST, Err(Unsent::Full(9))));
     }
 
     #[tokio::test]

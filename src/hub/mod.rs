@@ -106,7 +106,7 @@ impl<M> Hub<M> {
         }
     }
 
-    /// Makes a client unreachable, unless a newer socket of its pair took its place.
+    /// Makes a client unreachable, unless a newer socket of its pair took its place. Its mailbox closes, as above.
     pub fn unregister(&self, pair: PairId, fence: Fence) {
         self.clients.remove_if(&pair, |_, client| client.fence == fence);
     }
@@ -118,15 +118,6 @@ impl<M> Hub<M> {
     pub fn send(&self, pair: PairId, mail: M) -> Result<(), Absent<M>> {
         let Some(client) = self.clients.get(&pair) else { return Err(Absent::NotHere(mail)) };
         client.slot.send(mail).map_err(absent)
-    }
-
-    /// The same for what is to be read before all other mail.
-    ///
-    /// # Errors
-    /// [`Absent`], as above.
-    pub fn send_first(&self, pair: PairId, mail: M) -> Result<(), Absent<M>> {
-        let Some(client) = self.clients.get(&pair) else { return Err(Absent::NotHere(mail)) };
-        client.slot.send_first(mail).map_err(absent)
     }
 
     /// Whether the pair's client socket is here.

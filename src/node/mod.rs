@@ -151,8 +151,6 @@ pub enum ClientMail {
         /// Who wanted it.
         cause: Option<Cause>,
     },
-    /// The pair is not this client socket's any more: its node was taken for dead.
-    Disowned,
     /// The broker lost what it knew of this client socket.
     Restore,
     /// The broker may have lost the end of the pair's history.
@@ -327,12 +325,15 @@ impl Node {
 
     /// Flow 1, a frame: to the room's members here at once, to those on other nodes through the broker. A lost or
     /// slow broker never holds a frame back from the members here. A node without its lease says nothing to the others:
-    /// its client sockets may be somebody else's by now.
+    /// its pairs may be somebody else's by now. A client socket that has lost its pair says nothing to anybody.
     ///
     /// In a room with one order for all, the broker's order is that order: frames come back to this node as they come
     /// to the others. False when the broker did not take them: then nobody gets them.
-    pub fn publish(&self, room: &Room, spec: &RoomSpec, run: &Run, sender: Option<PairId>) -> bool {
-        let except = sender.filter(|_| !spec.echo);
+    pub fn publish(&self, room: &Room, spec: &RoomSpec, run: &Run, sender: Option<(PairId, Fence)>) -> bool {
+        if sender.is_some_and(|sender| !self.serves(sender)) {
+            return false;
+        }
+        let except = sender.filter(|_| !spec.echo).map(|(pair, _)| pair);
         if spec.is_ordered() {
             return self.publish_abroad(room, run.frames(), || Ok(Envelope::ordered(except, run)));
         }
@@ -344,7 +345,10 @@ impl Node {
 
     /// A mark takes the way of the frames, so that it keeps its place among them: behind all that were published before
     /// it, and before all that follow. False as for frames.
-    pub fn publish_mark(&self, room: &Room, spec: &RoomSpec, mark: &Arc<Mark>) -> bool {
+    pub fn publish_mark(&self, room: &Room, spec: &RoomSpec, mark: &Arc<Mark>, sender: (PairId, Fence)) -> bool {
+        if !self.serves(sender) {
+            return false;
+        }
         if spec.is_ordered() {
             return self.publish_abroad(room, 1, || Envelope::mark(None, mark));
         }

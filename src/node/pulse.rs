@@ -5,7 +5,10 @@ use std::{
     collections::VecDeque,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering::Relaxed},
+        atomic::{
+            AtomicU64,
+            Ordering::{Acquire, Relaxed, Release},
+        },
     },
     time::Duration,
 };
@@ -84,15 +87,22 @@ impl Steady {
 impl Node {
     /// Whether this node's lease had not run out, when it was last renewed and until now.
     pub(super) fn leased(&self) -> bool {
-        (self.lease.begin.elapsed().as_millis() as u64) < self.lease.until.load(Relaxed)
+        (self.lease.begin.elapsed().as_millis() as u64) < self.lease.until.load(Acquire)
     }
 
-    /// Whether a client socket here may still carry out commands. Without a lease it may be somebody else's by now: a
-    /// process that was stopped finds mail for what it was. Only while the broker is silent, those here go on among
-    /// themselves.
+    /// Whether a client socket here may still carry out commands. Without a lease its pair may be somebody else's by
+    /// now: a process that was stopped finds mail for what it was. Only while the broker is silent, those here go on
+    /// among themselves.
     #[must_use]
-    pub fn may_obey(&self, reply: &ReplyTo) -> bool {
-        self.leased() || matches!(reply, ReplyTo::Here(_)) && self.broker_is_silent()
+    pub fn may_obey(&self, whose: (PairId, Fence), reply: &ReplyTo) -> bool {
+        (self.leased() || matches!(reply, ReplyTo::Here(_)) && self.broker_is_silent()) && self.serves(whose)
+    }
+
+    /// Whether this client socket still serves its pair. Asked after the lease: by the time that a lost one is renewed,
+    /// the sockets that were lost with it serve nobody, whether their actors know it yet or not.
+    #[must_use]
+    pub fn serves(&self, (pair, fence): (PairId, Fence)) -> bool {
+        self.hub.fence(pair) == Some(fence)
     }
 
     /// The term of the lease; `None` while it is lost.
@@ -103,7 +113,7 @@ impl Node {
     /// The lease holds for its time since the beat was sent.
     fn renewed(&self, sent: Instant) {
         let until = sent + self.settings.lease - self.lease.begin;
-        self.lease.until.store(until.as_millis() as u64, Relaxed);
+        self.lease.until.store(until.as_millis() as u64, Release);
     }
 
     /// The node becomes known.
@@ -195,7 +205,9 @@ impl Node {
                     tracing::warn!("this node was taken for dead: its client sockets are closed");
                     Instant::now()
                 });
-                self.disown_all();
+                for (pair, fence) in self.hub.clients() {
+                    self.hub.unregister(pair, fence);
+                }
                 // Others are at it; unless there are none.
                 if since.elapsed() >= lease
                     && let Err(error) = self.bury(self.id).await
@@ -246,25 +258,13 @@ impl Node {
     async fn check(&self, pair: PairId, fence: Fence) -> Result<(), BrokerError> {
         match self.registry.look_up(pair).await? {
             Some(record) if record.fence == fence && record.holder == Some(self.id) => {}
-            Some(record) if record.fence.epoch >= fence.epoch || record.ended => self.disown(pair),
+            // From here on it says and does nothing; its actor learns of it by its mailbox, which closes.
+            Some(record) if record.fence.epoch >= fence.epoch || record.ended => self.hub.unregister(pair, fence),
             // A broker that lost its records, or the last of its writes, has given the pair to nobody else: the pipe
             // stays open.
             _ => self.leave_mail(pair, ClientMail::Restore),
         }
         Ok(())
-    }
-
-    fn disown_all(&self) {
-        for (pair, _) in self.hub.clients() {
-            self.disown(pair);
-        }
-    }
-
-    /// It is told before it carries out what others want of it: that is not its own to do any more.
-    fn disown(&self, pair: PairId) {
-        if self.hub.send_first(pair, ClientMail::Disowned).is_err() {
-            tracing::debug!(%pair, "it is gone already, or was told before");
-        }
     }
 
     pub(super) fn leave_mail(&self, pair: PairId, mail: ClientMail) {

@@ -227,8 +227,8 @@ impl Client {
                             self.missed(&room, lost, from);
                             None
                         }
-                        // Without a mailbox: a newer socket took the place in the hub.
-                        Some(ClientMail::Disowned) | None => Some(Ending::Disowned),
+                        // The hub has it no more: others took the pair.
+                        None => Some(Ending::Disowned),
                     },
                     told = self.story.proceed(), if self.story.pending() => match told {
                         Told::Well => None,

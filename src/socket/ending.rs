@@ -106,7 +106,7 @@ impl Client {
             };
         }
         let level = queue.map_or(level, Outbox::level);
-        self.stop_kept(level.taken_frames, clean).await;
+        self.stop_kept(level.taken_frames, clean, disowned).await;
         let parked = switching.and_then(|switching| self.hand_over(*switching, level.taken_frames, clean));
         self.abandon_jobs().await;
         self.tell_refusals();

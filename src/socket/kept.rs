@@ -144,7 +144,7 @@ impl Client {
     /// The room keeps its frames: from here on.
     pub(super) fn begin_kept(&mut self, past: Past) {
         let Past { start, own, history, following } = past;
-        let sending = Sending::new(&self.node, self.pair, self.facts.room.clone(), history, own);
+        let sending = Sending::new(&self.node, (self.pair, self.fence), self.facts.room.clone(), history, own);
         self.kept = Some(Box::new(Kept::new(following, sending, start)));
     }
 
@@ -246,9 +246,13 @@ impl Client {
     }
 
     /// The socket ends: what its client has sent is kept before anybody hears of that, and where its pipe stopped is
-    /// noted. `clean` says whether the peer had all that was written to it.
-    pub(super) async fn stop_kept(&mut self, count: u64, clean: bool) {
+    /// noted. `clean` says whether the peer had all that was written to it. One that lost its pair says nothing more.
+    pub(super) async fn stop_kept(&mut self, count: u64, clean: bool, disowned: bool) {
         let Some(mut kept) = self.kept.take() else { return };
+        if disowned {
+            kept.sending.give_up();
+            return;
+        }
         if tokio::time::timeout(LAST_FRAMES, kept.sending.finish()).await.is_err() {
             self.refuse_all(BEHIND, kept.sending.give_up());
         }

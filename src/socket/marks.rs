@@ -115,7 +115,7 @@ impl Client {
             kept.sending.push_between(bytes, reply);
             return Ok(());
         }
-        if !self.node.publish_mark(&self.room, &self.terms.ruling.spec, mark) {
+        if !self.node.publish_mark(&self.room, &self.terms.ruling.spec, mark, (self.pair, self.fence)) {
             return Err(reply);
         }
         if let Some((to, outcome)) = reply {

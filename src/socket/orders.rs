@@ -25,7 +25,7 @@ impl Client {
         reply: ReplyTo,
         writer: &mut Writer,
     ) -> Option<Ending> {
-        if !command.changes_nothing() && !self.node.may_obey(&reply) {
+        if !command.changes_nothing() && !self.node.may_obey((self.pair, self.fence), &reply) {
             self.node.reply(reply, Reply::Again);
             return None;
         }

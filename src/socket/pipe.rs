@@ -175,7 +175,7 @@ impl Client {
         if let Some(kept) = self.kept.as_deref_mut() {
             return kept.sending.push(run, self.terms.ruling.spec.echo, reply);
         }
-        if !self.node.publish(&self.room, &self.terms.ruling.spec, run, Some(self.pair)) {
+        if !self.node.publish(&self.room, &self.terms.ruling.spec, run, Some((self.pair, self.fence))) {
             self.refuse_all(BEHIND, run.frames());
         }
         if let Some((to, outcome)) = reply {

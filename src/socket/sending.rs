@@ -9,7 +9,7 @@ use tokio::time::Duration;
 use crate::{
     broker::{BrokerError, Share, Writer},
     node::{Node, ReplyTo, pause},
-    protocol::{Envelope, History, PairId, Position, Reply, RoomName, Run},
+    protocol::{Envelope, Fence, History, PairId, Position, Reply, RoomName, Run},
 };
 
 /// How much one append carries, in shares and bytes; what comes meanwhile waits for the next.
@@ -46,6 +46,7 @@ struct Batch {
 pub(super) struct Sending {
     node: Arc<Node>,
     pair: PairId,
+    fence: Fence,
     room: RoomName,
     history: History,
     waiting: VecDeque<Waiting>,
@@ -56,14 +57,23 @@ pub(super) struct Sending {
     own: u64,
     /// Where they stand: behind which entry there are how many.
     places: VecDeque<(u64, u64)>,
+    /// Nothing more comes: its socket has ended, or has left the room.
+    finishing: bool,
 }
 
 impl Sending {
     /// Into the history of a room in which the pair has `own` frames.
-    pub(super) fn new(node: &Arc<Node>, pair: PairId, room: RoomName, history: History, own: u64) -> Self {
+    pub(super) fn new(
+        node: &Arc<Node>,
+        (pair, fence): (PairId, Fence),
+        room: RoomName,
+        history: History,
+        own: u64,
+    ) -> Self {
         Self {
             node: Arc::clone(node),
             pair,
+            fence,
             room,
             history,
             waiting: VecDeque::new(),
@@ -72,6 +82,7 @@ impl Sending {
             bytes: 0,
             own,
             places: [(0, own)].into(),
+            finishing: false,
         }
     }
 
@@ -177,14 +188,20 @@ impl Sending {
     fn attempt(&self, batch: &Batch, after: Duration) -> BoxFuture<'static, Result<Position, BrokerError>> {
         let (writer, shares) = (batch.writer.clone(), batch.shares.clone());
         let (node, room, history) = (Arc::clone(&self.node), self.room.clone(), self.history);
+        let (whose, finishing) = ((self.pair, self.fence), self.finishing);
         Box::pin(async move {
             pause(after).await;
+            if !finishing && !node.serves(whose) {
+                // Others took the pair; the actor is about to hear of that.
+                return Err(BrokerError::Full);
+            }
             node.contribute(&room, Some(&writer), &shares, history).await
         })
     }
 
     /// Appends all that waits.
     pub(super) async fn finish(&mut self) {
+        self.finishing = true;
         while !self.is_idle() {
             self.proceed().await;
         }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use super::{Redis, Reply, eventually, http};
+use super::{Redis, Reply, eventually, http, process::signal};
 
 /// The bearer of the admin routes on every node started here.
 pub const ADMIN_KEY: &str = "an-admin-key-for-acceptance-tests-only";
@@ -117,11 +117,7 @@ impl Gateway {
 
     /// Sends a signal by name, such as `TERM` or `STOP`.
     pub fn signal(&self, name: &str) {
-        let sent = Command::new("kill")
-            .args([&format!("-{name}"), &self.child.id().to_string()])
-            .status()
-            .expect("kill runs");
-        assert!(sent.success(), "the node was already gone at SIG{name}");
+        signal(&self.child, name);
     }
 
     /// `kill -9`: no goodbye to anyone.

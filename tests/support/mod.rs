@@ -10,6 +10,7 @@ mod dial;
 mod gateway;
 mod http;
 mod pair;
+mod process;
 mod raw;
 mod redis;
 mod redis_sets;

@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
+use super::process::signal;
+
 /// Redis gives up a planned fail-over that has not come to pass after 5 s.
 const GIVEN_UP: Duration = Duration::from_secs(6);
 
@@ -59,11 +61,6 @@ impl Member {
         self.ask(&["ROLE"]).lines().next() == Some("master")
     }
 
-    fn signal(&self, name: &str) {
-        let sent = Command::new("kill").args([name, &self.child.id().to_string()]).status().expect("kill runs");
-        assert!(sent.success(), "the process was gone at {name}");
-    }
-
     /// Ends it at once, as a crash would.
     pub fn kill(&mut self) {
         let _ = self.child.kill();
@@ -73,13 +70,13 @@ impl Member {
 
     /// It keeps its connections and says nothing.
     pub fn stop(&mut self) {
-        self.signal("-STOP");
+        signal(&self.child, "STOP");
         self.stopped = true;
     }
 
     /// It goes on as if no time had passed.
     pub fn cont(&mut self) {
-        self.signal("-CONT");
+        signal(&self.child, "CONT");
         self.stopped = false;
     }
 
