@@ -4,6 +4,8 @@
 #[macro_use]
 #[path = "support/clauses.rs"]
 mod clauses;
+#[path = "support/process.rs"]
+mod process;
 #[path = "support/redis_sets.rs"]
 mod redis_sets;
 

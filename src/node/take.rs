@@ -60,9 +60,11 @@ impl Node {
     /// can't be reached; then nothing is held.
     pub(super) async fn take(self: &Arc<Self>, pair: PairId, facts: &Facts) -> Result<Fence, Failure> {
         let term = self.term().ok_or_else(unleased)?;
-        let (nonce, deadline) = (rand::random(), Instant::now() + QUEUE);
+        let deadline = Instant::now() + QUEUE;
         let mut patience = Patience::default();
         while Instant::now() < deadline && !self.draining.is_cancelled() {
+            // What an earlier attempt has noted is being struck.
+            let nonce = rand::random();
             let held = match self.registry.claim(pair, self.id, nonce).await {
                 Ok(Claim::Won(fence)) if self.term() == Some(term) => return Ok(fence),
                 Ok(Claim::Won(fence)) => {

@@ -70,6 +70,11 @@ impl Commands {
         Self { shared, failed: AtomicBool::new(false) }
     }
 
+    /// Something that was to be done is not.
+    pub(super) fn failed(&self) {
+        self.failed.store(true, Relaxed);
+    }
+
     pub(super) fn take_failed(&self) -> bool {
         self.failed.swap(false, Relaxed)
     }
@@ -79,7 +84,7 @@ impl Commands {
         self.try_to_send(key, name, args).await.inspect_err(|error| {
             // A script that Redis does not know has done nothing, and is sent whole.
             if !is_unknown(error) {
-                self.failed.store(true, Relaxed);
+                self.failed();
             }
         })
     }

@@ -5,15 +5,22 @@
 //! whoever reads it compares it with what it stands for. Each note carries the claim's nonce, or the joining's mark: so
 //! to strike an old one can't hit the new one of the same thing.
 //!
+//! Nor is a note struck at once: the primary that heard of the giving up may be replaced by one that has not. A moment
+//! later, what it stood for is looked up once more; what a fail-over has brought back is found by its note.
+//!
 //! All that is held is of some pair. The list has one place for each, with all notes of it: of a pair there are three
 //! and more, and places of their own would take three times the memory.
 
-use std::{collections::HashSet, time::Duration};
+use std::{
+    collections::{HashMap, HashSet, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
 
 use bytes::{Buf as _, Bytes};
 use fred::types::Value;
 use parking_lot::Mutex;
-use tokio::time::Instant;
+use tokio::time::{Instant, MissedTickBehavior, interval};
 use uuid::Uuid;
 
 use super::{
@@ -33,6 +40,33 @@ const PAGE: usize = 256;
 const DOUBT: Duration = Duration::from_secs(5);
 /// How often a node's list is looked through after something went wrong.
 const LOOKS: u32 = 3;
+
+/// For so long a note stays when what it stands for was given up. By then the replicas of the primary that took it know.
+const STAYS: Duration = Duration::from_secs(2);
+/// How often what has stayed for long enough is struck, and how much of that waits; what is too much is found by a look
+/// through the list.
+const STRIKES: Duration = Duration::from_secs(1);
+const MOST_GIVEN_UP: usize = 65_536;
+
+/// What was given up a moment ago: since when, and in whose list it stands.
+#[derive(Default)]
+pub(super) struct GivenUp(Mutex<VecDeque<(Instant, NodeId, Hold)>>);
+
+impl GivenUp {
+    /// By whose list it stands in.
+    fn take_due(&self) -> HashMap<NodeId, Vec<Hold>> {
+        let mut waiting = self.0.lock();
+        let due = waiting.iter().take_while(|(since, ..)| since.elapsed() >= STAYS).count();
+        let mut lists: HashMap<_, Vec<_>> = HashMap::new();
+        for (_, node, hold) in waiting.drain(..due) {
+            lists.entry(node).or_default().push(hold);
+        }
+        if waiting.is_empty() {
+            waiting.shrink_to_fit();
+        }
+        lists
+    }
+}
 
 /// Whether a node's list may have notes that stand for nothing. Each call that fails may leave some behind.
 #[derive(Default)]
@@ -201,9 +235,37 @@ impl Redis {
         script.call(&self.commands, keys, args).await
     }
 
-    /// After something was given up. It is so whether or not this works: a note too many is found by its readers.
-    pub(super) async fn strike(&self, node: NodeId, hold: &Hold) {
-        self.strike_all(node, std::slice::from_ref(hold)).await;
+    /// Something was given up: its note goes in a moment. It is so whether or not that works: a note too many is found
+    /// by its readers.
+    pub(super) fn strike(&self, node: NodeId, hold: Hold) {
+        let mut given_up = self.given_up.0.lock();
+        if given_up.len() < MOST_GIVEN_UP {
+            given_up.push_back((Instant::now(), node, hold));
+        } else {
+            self.doubt();
+        }
+    }
+
+    /// A note may stand for nothing. It is not struck by itself where the same may be noted again at any moment: whoever
+    /// strikes has looked before that.
+    pub(super) fn doubt(&self) {
+        self.commands.failed();
+    }
+
+    /// Strikes what has been given up, until the end.
+    pub(super) async fn keep_striking(self: Arc<Self>) {
+        let mut tick = interval(STRIKES);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        while self.stop.run_until_cancelled(tick.tick()).await.is_some() {
+            for (node, holds) in self.given_up.take_due() {
+                for some in holds.chunks(PAGE) {
+                    // What can't be looked up may have come back; its note stays for the look that follows a failure.
+                    if let Ok((_, stale)) = self.compare(node, some.to_vec()).await {
+                        self.strike_all(node, &stale).await;
+                    }
+                }
+            }
+        }
     }
 
     /// Strikes what calls that failed have left in a node's own list.

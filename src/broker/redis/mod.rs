@@ -18,7 +18,7 @@
 //!
 //! # Tasks
 //! Two for each lane, both on the tracker that [`connect()`] is given: the publisher and the listener (and one of fred's
-//! own for commands); and the lookout, unless there is a single server.
+//! own for commands); the lookout, unless there is a single server; and one that strikes notes ([`holds`]).
 //! They end when the token is cancelled: the publisher after it has sent what was queued, for two seconds at most.
 //! Nothing works after that, so cancel it when the node has released what it held.
 
@@ -59,7 +59,7 @@ use self::{
     board::Board,
     commands::Commands,
     connect::Setup,
-    holds::Doubts,
+    holds::{Doubts, GivenUp},
     keys::Keys,
     live::Shared,
     lookout::Lookout,
@@ -86,6 +86,7 @@ struct Redis {
     keys: Keys,
     shared: Shared,
     doubts: Doubts,
+    given_up: GivenUp,
     stop: CancellationToken,
     /// One script may have keys of several topics: not in Redis Cluster, where each has its own slot.
     together: bool,
@@ -116,7 +117,9 @@ pub async fn connect(
     Lookout::start(target, &shared, sender, tasks, stop).await.map_err(unavailable)?;
     tracing::info!(%node, "connected to redis");
     let commands = Commands::new(shared.clone());
-    let redis = Arc::new(Redis { commands, keys, shared, doubts: Doubts::default(), stop: stop.clone(), together });
+    let (doubts, given_up) = (Doubts::default(), GivenUp::default());
+    let redis = Arc::new(Redis { commands, keys, shared, doubts, given_up, stop: stop.clone(), together });
+    tasks.spawn(Arc::clone(&redis).keep_striking());
     Ok(Link { broker: redis.clone(), registry: redis, deliveries })
 }
 

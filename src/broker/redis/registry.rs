@@ -67,7 +67,7 @@ impl Registry for Redis {
         if as_integer(&created)? == 1 {
             return Ok(true);
         }
-        self.strike(keeper, &hold).await;
+        self.strike(keeper, hold);
         Ok(false)
     }
 
@@ -83,14 +83,14 @@ impl Registry for Redis {
             (Some(2), Some(record)) => Claim::Held(record),
             (Some(3), Some(before)) => {
                 if let Some(keeper) = before.keeper {
-                    self.strike(keeper, &Hold::Kept(pair, before.fence.nonce)).await;
+                    self.strike(keeper, Hold::Kept(pair, before.fence.nonce));
                 }
                 return Ok(Claim::Won(Fence { epoch: before.fence.epoch + 1, nonce }));
             }
             (Some(4), Some(record)) => return Ok(Claim::Won(record.fence)),
             _ => return Err(BrokerError::Garbled("not the outcome of a claim".into())),
         };
-        self.strike(node, &hold).await;
+        self.strike(node, hold);
         Ok(claim)
     }
 
@@ -111,7 +111,7 @@ impl Registry for Redis {
         if as_integer(&restored)? == 1 {
             return Ok(Step::Taken(()));
         }
-        self.strike(node, &hold).await;
+        self.doubt();
         Ok(Step::Refused)
     }
 
@@ -137,11 +137,11 @@ impl Registry for Redis {
         let step = as_step(self.take((keeper, &hold), &script::RELEASE, self.pair_keys(pair), args).await?)?;
         match step {
             Step::Taken(holder) => {
-                self.strike(holder.unwrap_or(keeper), &Hold::Pair(pair, fence.nonce)).await;
+                self.strike(holder.unwrap_or(keeper), Hold::Pair(pair, fence.nonce));
                 Ok(Step::Taken(()))
             }
             nothing => {
-                self.strike(keeper, &hold).await;
+                self.doubt();
                 Ok(if nothing == Step::Refused { Step::Refused } else { Step::Missing })
             }
         }
@@ -164,7 +164,7 @@ impl Registry for Redis {
             Step::Taken(Some(before)) => {
                 let nonce = fence.nonce;
                 let hold = if holder.is_some() { Hold::Pair(pair, nonce) } else { Hold::Kept(pair, nonce) };
-                self.strike(before, &hold).await;
+                self.strike(before, hold);
                 Step::Taken(())
             }
             Step::Taken(None) => Step::Taken(()),
@@ -184,10 +184,10 @@ impl Registry for Redis {
         let args = vec![write_fence(fence), write_id(from.uuid()), write_id(to.uuid())];
         let left = self.take((to, &hold), &script::ADOPT, vec![self.keys.pair(pair)], args).await?;
         if left.is_null() {
-            self.strike(to, &hold).await;
+            self.doubt();
             return Ok(None);
         }
-        self.strike(from, &hold).await;
+        self.strike(from, hold);
         let left = Duration::from_millis(u64::try_from(as_integer(&left)?).unwrap_or_default());
         Ok(Some(left.saturating_sub(keep)))
     }
@@ -243,14 +243,14 @@ impl Registry for Redis {
         let keys = self.keys.group(group).into();
         let reply = self.take((node, &hold), &script::JOIN, keys, args).await?;
         if reply.is_null() {
-            self.strike(node, &hold).await;
+            self.strike(node, hold);
             return Ok(None);
         }
         let [census, before] = <[Value; 2]>::try_from(as_array(reply)?)
             .map_err(|_| BrokerError::Garbled("a joining is not two values".into()))?;
         if !before.is_null() {
             let (before, mark) = read_member(as_bytes(before)?)?;
-            self.strike(before.node, &Hold::Member(group.clone(), mark, id)).await;
+            self.strike(before.node, Hold::Member(group.clone(), mark, id));
         }
         as_census(census).map(Some)
     }
@@ -273,7 +273,7 @@ impl Registry for Redis {
         let [census, was] = <[Value; 2]>::try_from(as_array(reply)?)
             .map_err(|_| BrokerError::Garbled("a leaving is not two values".into()))?;
         let (_, mark) = read_member(as_bytes(was)?)?;
-        self.strike(*node, &Hold::Member(group.clone(), mark, *id)).await;
+        self.strike(*node, Hold::Member(group.clone(), mark, *id));
         as_census(census).map(Some)
     }
 
