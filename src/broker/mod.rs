@@ -148,7 +148,18 @@ pub trait Broker: Send + Sync + 'static {
     ///
     /// # Errors
     /// [`BrokerError::Full`] when the bounded queue is full: nothing was queued.
-    fn publish(&self, topic: &Topic, payload: Bytes) -> Result<(), BrokerError>;
+    fn publish(&self, topic: &Topic, payload: Bytes) -> Result<(), BrokerError> {
+        self.publish_behind(topic, &[], payload)
+    }
+
+    /// The same for a payload that consists of a short head and a body. A long body is not copied on its way out.
+    ///
+    /// # Errors
+    /// [`BrokerError::Full`], as above.
+    fn publish_behind(&self, topic: &Topic, head: &[u8], body: Bytes) -> Result<(), BrokerError>;
+
+    /// Whether there are other nodes that may hear what is published; false only where that is certain.
+    fn has_others(&self) -> bool;
 
     /// When this returns, everything published or appended from now on is delivered.
     ///

@@ -181,8 +181,8 @@ pub trait Registry: Send + Sync + 'static {
     ) -> Result<bool, BrokerError>;
 
     /// Takes the pair for `node`'s new client socket, if nobody holds it: the epoch goes up by one. Record and history
-    /// do not expire while it is held. Claiming again with the same nonce gives the
-    /// same answer once it has won; until then, each attempt has a nonce of its own.
+    /// do not expire while it is held. Claiming again with the same nonce gives the same answer once it has won; until
+    /// then, each attempt has a nonce of its own.
     async fn claim(&self, pair: PairId, node: NodeId, nonce: u64) -> Result<Claim, BrokerError>;
 
     /// Writes a record that the broker lost, or has only in an older state (of a lower epoch), as held by `node` under

@@ -335,10 +335,12 @@ impl Node {
         }
         let except = sender.filter(|_| !spec.echo).map(|(pair, _)| pair);
         if spec.is_ordered() {
-            return self.publish_abroad(room, run.frames(), || Ok(Envelope::ordered(except, run)));
+            return self.publish_abroad(room, run.frames(), &Envelope::ordered_head(except), run.wire().clone());
         }
         room.fan_out_then(run, Source::Here, except, || {
-            self.publish_abroad(room, run.frames(), || Ok(Envelope::frames(self.id, run)))
+            if self.broker.has_others() {
+                self.publish_abroad(room, run.frames(), &Envelope::frames_head(self.id), run.wire().clone());
+            }
         });
         true
     }
@@ -350,23 +352,23 @@ impl Node {
             return false;
         }
         if spec.is_ordered() {
-            return self.publish_abroad(room, 1, || Envelope::mark(None, mark));
+            return self.publish_mark_abroad(room, None, mark);
         }
         room.fan_out_mark_then(mark, Source::Here, || {
-            self.publish_abroad(room, 1, || Envelope::mark(Some(self.id), mark))
+            if self.broker.has_others() {
+                self.publish_mark_abroad(room, Some(self.id), mark);
+            }
         });
         true
     }
 
-    fn publish_abroad(
-        &self,
-        room: &Room,
-        count: u64,
-        envelope: impl FnOnce() -> Result<bytes::Bytes, Failure>,
-    ) -> bool {
-        let topic = || Topic::Room(room.name().clone());
-        let publish = |bytes| self.broker.publish(&topic(), bytes).map_err(Failure::from);
-        if self.leased() && envelope().and_then(publish).is_ok() {
+    fn publish_mark_abroad(&self, room: &Room, from: Option<NodeId>, mark: &Mark) -> bool {
+        Envelope::mark(from, mark).is_ok_and(|bytes| self.publish_abroad(room, 1, &[], bytes))
+    }
+
+    fn publish_abroad(&self, room: &Room, count: u64, head: &[u8], body: bytes::Bytes) -> bool {
+        let topic = Topic::Room(room.name().clone());
+        if self.leased() && self.broker.publish_behind(&topic, head, body).is_ok() {
             return true;
         }
         if self.unpublished.fetch_add(count, Relaxed) == 0 {

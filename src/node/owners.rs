@@ -167,7 +167,8 @@ impl Node {
             return Err(Failure::new(Fault::TooLarge, format!("a frame has at most {most} bytes in this room")));
         }
         if let Some(history) = spec.keeps() {
-            let share = Share { weight: 1, payload: Envelope::ordered(None, &Run::of(kind, payload)) };
+            let kept = [&Envelope::ordered_head(None)[..], Run::of(kind, payload).wire()].concat();
+            let share = Share { weight: 1, payload: kept.into() };
             self.contribute(name, None, &[share], history).await?;
             return Ok(json!({"room": name, "members": state.members}));
         }

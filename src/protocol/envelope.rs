@@ -2,7 +2,7 @@
 //!
 //! Behind one version byte: runs of frames, which are sliced and not decoded, and messages in MessagePack. A node ignores what it does not understand, so that two versions can share a cluster.
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::Bytes;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::Value;
 use uuid::Uuid;
@@ -147,16 +147,16 @@ pub enum Envelope {
 }
 
 impl Envelope {
-    /// Writes frames: the one copy on the way to the broker.
+    /// What stands before frames, which follow as they are on the wire.
     #[must_use]
-    pub fn frames(from: NodeId, run: &Run) -> Bytes {
-        with_head(FRAMES, from.uuid(), run)
+    pub fn frames_head(from: NodeId) -> [u8; FRAMES_HEAD] {
+        head(FRAMES, from.uuid())
     }
 
-    /// Writes frames that are to have one order.
+    /// What stands before frames that are to have one order.
     #[must_use]
-    pub fn ordered(except: Option<PairId>, run: &Run) -> Bytes {
-        with_head(ORDERED, except.map_or(Uuid::nil(), PairId::uuid), run)
+    pub fn ordered_head(except: Option<PairId>) -> [u8; FRAMES_HEAD] {
+        head(ORDERED, except.map_or(Uuid::nil(), PairId::uuid))
     }
 
     /// Writes a mark; without `from`, one that is to have its place in the one order of the room.
@@ -165,12 +165,6 @@ impl Envelope {
     /// [`Fault::Internal`] when it can't be encoded.
     pub fn mark(from: Option<NodeId>, mark: &Mark) -> Result<Bytes, Failure> {
         message(MARK, &Marked { from, mark })
-    }
-
-    /// Begins what [`Envelope::ordered`] writes: runs are put behind it.
-    #[must_use]
-    pub fn ordered_head(except: Option<PairId>) -> BytesMut {
-        head(ORDERED, except.map_or(Uuid::nil(), PairId::uuid), 0)
     }
 
     /// Writes mail.
@@ -215,18 +209,11 @@ impl Envelope {
     }
 }
 
-fn head(layout: u8, id: Uuid, room: usize) -> BytesMut {
-    let mut bytes = BytesMut::with_capacity(FRAMES_HEAD + room);
-    bytes.put_u8(VERSION);
-    bytes.put_u8(layout);
-    bytes.put_slice(id.as_bytes());
+fn head(layout: u8, id: Uuid) -> [u8; FRAMES_HEAD] {
+    let mut bytes = [VERSION; FRAMES_HEAD];
+    bytes[1] = layout;
+    bytes[2..].copy_from_slice(id.as_bytes());
     bytes
-}
-
-fn with_head(layout: u8, id: Uuid, run: &Run) -> Bytes {
-    let mut bytes = head(layout, id, run.len());
-    bytes.put_slice(run.wire());
-    bytes.freeze()
 }
 
 fn headed(bytes: &Bytes) -> Result<(Uuid, Run), String> {
@@ -281,11 +268,12 @@ mod tests {
     #[test]
     fn frames_are_sliced() {
         let (from, run) = (NodeId::fresh(), Run::of(FrameKind::Binary, b"payload"));
+        let read = |head: [u8; FRAMES_HEAD]| Envelope::read(&[&head[..], run.wire()].concat().into());
         let frames = Envelope::Frames { from, run: run.clone() };
-        assert_eq!(Envelope::read(&Envelope::frames(from, &run)), Ok(frames));
+        assert_eq!(read(Envelope::frames_head(from)), Ok(frames));
         for except in [None, Some(PairId::fresh())] {
             let ordered = Envelope::Ordered { except, run: run.clone() };
-            assert_eq!(Envelope::read(&Envelope::ordered(except, &run)), Ok(ordered));
+            assert_eq!(read(Envelope::ordered_head(except)), Ok(ordered));
         }
         let notice = Notice::Closed { reason: "late".into(), cause: None };
         assert_eq!(Envelope::read(&Envelope::notice(&notice).unwrap()), Ok(Envelope::Notice(notice)));

@@ -124,6 +124,13 @@ pub struct RunBuilder {
 }
 
 impl RunBuilder {
+    /// Makes room for so many bytes of frames, if nothing is encoded so far.
+    pub fn expect(&mut self, bytes: usize) {
+        if self.wire.is_empty() {
+            self.wire.reserve(bytes);
+        }
+    }
+
     /// Adds one frame: the only copy of its payload on the way to all local receivers.
     pub fn push(&mut self, kind: FrameKind, payload: &[u8]) {
         self.wire.reserve(payload.len() + 10);

@@ -93,6 +93,8 @@ impl Client {
                     if self.pace.limited() {
                         self.pace.spend(1, payload.len() as u64);
                     }
+                    // A client's frames are longer by their mask: so what has been read fits, up to where a batch ends.
+                    batch.expect((payload.len() + 10 + wire.reader.waiting()).min(BATCH + payload.len() + 10));
                     batch.push(kind, &payload);
                 }
                 Incoming::Frame(kind, _) => {

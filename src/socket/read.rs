@@ -15,9 +15,10 @@ use tokio::{io::AsyncReadExt as _, net::tcp::OwnedReadHalf};
 use super::frames::Decoder;
 use crate::protocol::{CloseCode, Closing, FrameKind};
 
-/// How much is read at a time.
+/// How much is read at a time, as long as that is all there is.
 const READ_BUFFER: usize = 16 << 10;
-/// The most that memory is made for before it is read: a peer that announces much has not sent it.
+/// The most that is read at a time, and that memory is made for before it is read: a peer that announces much has not
+/// sent it.
 const AHEAD: usize = 64 << 10;
 /// The beginning of a message is moved out of the buffer when it is shorter than this and more has to be waited for.
 const SHORT: usize = 1 << 10;
@@ -45,13 +46,15 @@ pub(super) struct Reader {
     /// What was read and not said yet.
     wire: BytesMut,
     decoder: Decoder,
+    /// The last read filled all that it was given: there is more.
+    eager: bool,
     ended: bool,
 }
 
 impl Reader {
     /// Reads messages of at most `limit` bytes, the first out of what came behind the handshake.
     pub(super) fn new(tcp: OwnedReadHalf, leftover: &[u8], limit: usize) -> Self {
-        Self { tcp, wire: leftover.into(), decoder: Decoder::new(limit), ended: false }
+        Self { tcp, wire: leftover.into(), decoder: Decoder::new(limit), eager: false, ended: false }
     }
 
     /// What the peer says next. May be dropped while it waits.
@@ -62,6 +65,11 @@ impl Reader {
     /// What the peer has said already, if it has.
     pub(super) fn ready(&mut self) -> Option<Incoming> {
         self.next().now_or_never()
+    }
+
+    /// How many bytes have been read and not been said yet.
+    pub(super) fn waiting(&self) -> usize {
+        self.wire.len()
     }
 
     fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Incoming> {
@@ -86,9 +94,11 @@ impl Reader {
                 self.rest();
                 return Poll::Pending;
             }
-            self.wire.reserve(missing.clamp(READ_BUFFER, AHEAD));
+            self.wire.reserve(if self.eager { AHEAD } else { missing.clamp(READ_BUFFER, AHEAD) });
+            let room = self.wire.capacity() - self.wire.len();
             // Unlike an attempt to read, this knows without asking the kernel again when all is read.
             if let Poll::Ready(read) = pin!(self.tcp.read_buf(&mut self.wire)).poll(cx) {
+                self.eager = matches!(read, Ok(n) if n == room);
                 return Poll::Ready(read.is_ok_and(|n| n > 0));
             }
         }

@@ -127,7 +127,7 @@ impl Sending {
             last.reply = reply;
             return;
         }
-        let mut bytes = Envelope::ordered_head((!echo).then_some(self.pair));
+        let mut bytes = BytesMut::from(&Envelope::ordered_head((!echo).then_some(self.pair))[..]);
         bytes.extend_from_slice(run.wire());
         let closed = reply.is_some();
         self.waiting.push_back(Waiting { bytes, frames: run.frames(), own, closed, reply });

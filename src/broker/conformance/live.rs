@@ -143,6 +143,8 @@ pub async fn payloads_are_bytes(nodes: &mut Nodes) {
     for payload in &odd {
         a.broker.publish(&topic, payload.clone()).expect(UP);
         assert_eq!(next_message(b).await.1, payload);
+        a.broker.publish_behind(&topic, b"a\r\nhead", payload.clone()).expect(UP);
+        assert_eq!(next_message(b).await.1, [b"a\r\nhead", &payload[..]].concat());
         append(a, &topic, payload.clone(), &ALL).await;
         assert_eq!(next_entry(b).await.payload, payload);
     }

@@ -43,9 +43,14 @@ impl Drop for Port {
 
 #[async_trait]
 impl Broker for Port {
-    fn publish(&self, topic: &Topic, payload: Bytes) -> Result<(), BrokerError> {
+    fn publish_behind(&self, topic: &Topic, head: &[u8], body: Bytes) -> Result<(), BrokerError> {
+        let payload = if head.is_empty() { body } else { [head, &body].concat().into() };
         self.medium.fan_out(topic, || Delivery::Message(topic.clone(), payload.clone()));
         Ok(())
+    }
+
+    fn has_others(&self) -> bool {
+        self.medium.listeners.read().len() > 1
     }
 
     async fn subscribe(&self, topic: &Topic) -> Result<(), BrokerError> {

@@ -104,15 +104,15 @@ impl Board {
     }
 
     /// Queues a payload at the lane that its channel has now. It can't move meanwhile: so payloads keep their order.
-    pub(super) fn publish(&self, channel: String, payload: &Bytes) -> Result<(), BrokerError> {
-        let outgoing = Outgoing::new(&channel, self.sender, payload);
+    pub(super) fn publish(&self, channel: String, head: &[u8], body: Bytes) -> Result<(), BrokerError> {
+        let outgoing = Outgoing::new(&channel, self.sender, head, body);
         let inside = self.inside.read();
         let lane = inside.lane(&channel).ok_or_else(absent)?;
         lane.queue.push(channel, outgoing)
     }
 
     /// Makes a message ready to leave. Under the queue's lock, so that a move can tell what has left before it.
-    pub(super) fn stamp(&self, channel: &str, outgoing: Outgoing) -> Bytes {
+    pub(super) fn stamp(&self, channel: &str, outgoing: Outgoing) -> [Bytes; 3] {
         let own = self.own.read();
         let era = if own.is_empty() { None } else { own.get(&slot(channel)) };
         outgoing.leave(era.copied().unwrap_or_default())
@@ -278,8 +278,8 @@ mod tests {
     fn what_comes_late_is_not_admitted() {
         let (receiver, sender, other) = (Board::new(), Board::new(), Board::new());
         let message = |board: &Board, channel: &str, text: &'static str| {
-            let command =
-                board.stamp(channel, Outgoing::new(channel, board.sender, &Bytes::from_static(text.as_bytes())));
+            let outgoing = Outgoing::new(channel, board.sender, b"", text.into());
+            let command = Bytes::from(board.stamp(channel, outgoing).concat());
             // Behind the last head of a word, and the first byte; before the end of the line.
             let word = command.windows(3).rposition(|bytes| bytes == b"\r\nn").unwrap();
             command.slice(word + 3..command.len() - 2)

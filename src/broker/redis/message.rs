@@ -17,37 +17,48 @@ const WORDS: usize = 64;
 /// The first byte of a message that was appended; then what `lua/entries.lua` says.
 const ENTRY: u8 = b'e';
 
-/// A payload on its way out: the whole command, so that nothing is copied again.
+/// A payload on its way out, as the command that it becomes.
 pub(super) struct Outgoing {
+    /// Up to the body; with all of it where that is short.
     command: BytesMut,
     /// Where the era stands.
     era: usize,
+    /// A long body, as it came, and what stands behind it.
+    rest: [Bytes; 2],
 }
 
 impl Outgoing {
-    pub(super) fn new(channel: &str, sender: u64, payload: &Bytes) -> Self {
-        let mut command = BytesMut::with_capacity(WORDS + channel.len() + STAMP + payload.len());
+    pub(super) fn new(channel: &str, sender: u64, head: &[u8], body: Bytes) -> Self {
+        let long = body.len() >= wire::SHORT;
+        let room = WORDS + channel.len() + STAMP + head.len();
+        let mut command = BytesMut::with_capacity(if long { room } else { room + body.len() });
         wire::head(&mut command, 3);
         wire::blob(&mut command, b"SPUBLISH");
         wire::blob(&mut command, channel.as_bytes());
-        wire::begin_blob(&mut command, 1 + STAMP + payload.len());
+        wire::begin_blob(&mut command, 1 + STAMP + head.len() + body.len());
         command.put_u8(MESSAGE);
         command.put_u64(sender);
         let era = command.len();
         command.put_u32(0);
-        command.put_slice(payload);
-        wire::end_blob(&mut command);
-        Self { command, era }
+        command.put_slice(head);
+        let mut rest = [body, Bytes::from_static(wire::END)];
+        if !long {
+            for piece in std::mem::take(&mut rest) {
+                command.put_slice(&piece);
+            }
+        }
+        Self { command, era, rest }
     }
 
     pub(super) fn bytes(&self) -> usize {
-        self.command.len()
+        self.command.len() + self.rest[0].len()
     }
 
     /// It leaves in this era: only then is that known.
-    pub(super) fn leave(mut self, era: u32) -> Bytes {
+    pub(super) fn leave(mut self, era: u32) -> [Bytes; 3] {
         self.command[self.era..self.era + 4].copy_from_slice(&era.to_be_bytes());
-        self.command.freeze()
+        let [body, end] = self.rest;
+        [self.command.freeze(), body, end]
     }
 }
 

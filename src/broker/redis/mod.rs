@@ -160,8 +160,13 @@ fn push_drafts(args: &mut Vec<Value>, drafts: &[Draft]) {
 
 #[async_trait]
 impl Broker for Redis {
-    fn publish(&self, topic: &Topic, payload: Bytes) -> Result<(), BrokerError> {
-        self.shared.board.publish(self.keys.live(topic), &payload)
+    fn publish_behind(&self, topic: &Topic, head: &[u8], body: Bytes) -> Result<(), BrokerError> {
+        self.shared.board.publish(self.keys.live(topic), head, body)
+    }
+
+    /// Others may come at any time.
+    fn has_others(&self) -> bool {
+        true
     }
 
     async fn subscribe(&self, topic: &Topic) -> Result<(), BrokerError> {

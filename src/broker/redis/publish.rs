@@ -140,7 +140,9 @@ impl Queue {
             let Some(waiting) = inside.pop() else { break };
             bytes += waiting.bytes();
             payloads += 1;
-            sheet.add(board.stamp(&waiting.channel, waiting.message));
+            for piece in board.stamp(&waiting.channel, waiting.message) {
+                sheet.add(piece);
+            }
         }
         (sheet, payloads)
     }

@@ -28,7 +28,9 @@ use super::connect::{ALIVE, CONNECT, KEEP_ALIVE, SILENCE};
 /// How much is read at once, at least and at most: it follows what comes.
 const CHUNK: std::ops::RangeInclusive<usize> = 8 * 1024..=256 * 1024;
 /// What is shorter is joined with what is beside it, rather than handed to the kernel by itself.
-const SHORT: usize = 4 * 1024;
+pub(super) const SHORT: usize = 4 * 1024;
+/// What stands behind a word.
+pub(super) const END: &[u8] = b"\r\n";
 /// How many pieces the kernel is handed at once.
 const PIECES: usize = 64;
 
@@ -87,17 +89,12 @@ pub(super) fn head(command: &mut BytesMut, words: usize) {
 pub(super) fn blob(command: &mut BytesMut, word: &[u8]) {
     begin_blob(command, word.len());
     command.extend_from_slice(word);
-    end_blob(command);
+    command.extend_from_slice(END);
 }
 
 /// What stands before a word of so many bytes.
 pub(super) fn begin_blob(command: &mut BytesMut, bytes: usize) {
     let _ = write!(command, "${bytes}\r\n");
-}
-
-/// What stands behind it.
-pub(super) fn end_blob(command: &mut BytesMut) {
-    command.extend_from_slice(b"\r\n");
 }
 
 /// What Redis says if it is a refusal.
