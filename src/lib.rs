@@ -32,7 +32,7 @@
 //! # The three flows
 //! **A frame.** On the sender's node: `socket::client` reads it → `Client::hear` joins it with what else has
 //! arrived → [`Node::publish`](node::Node::publish) → `Room::fan_out` into the outboxes of members here, and one
-//! publish for all other nodes. There: `node::inbound` → `Room::fan_out` → outbox. A postman ([`Postmen`](hub::Postmen))
+//! publish for all other nodes, if there are any. There: `node::inbound` → `Room::fan_out` → outbox. A postman ([`Postmen`](hub::Postmen))
 //! goes from outbox to outbox → `socket::write` → wire. The receivers' actors sleep on, unless a wire does not take it all:
 //! then its own actor waits for it.
 //!
@@ -88,7 +88,10 @@
 //!
 //! A node that falls silent loses its lease. Another one *condemns* it, which it can't undo by coming back, releases
 //! what it held under the fences that it had, adopts the pairs that it was to end, and buries it (`node::burial`). Only
-//! who has seen the broker answer for a whole lease may judge: after an outage everyone's lease has run out.
+//! who has seen the broker answer for a whole lease may judge: after an outage everyone's lease has run out. A node that
+//! comes back looks up what it still has, and takes out of the hub what is not its own any more, before its lease holds
+//! again: whoever is not there says nothing and obeys nobody ([`Node::publish`](node::Node::publish),
+//! [`Node::may_obey`](node::Node::may_obey)), long before its actor hears of it.
 //! `tests/model_ownership.rs` walks through all of this in every order of steps, and says what each part is good for.
 //!
 //! # What holds in a room

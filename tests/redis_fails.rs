@@ -2,6 +2,8 @@
 
 #[path = "support/links.rs"]
 mod links;
+#[path = "support/wire.rs"]
+mod wire;
 
 use std::time::{Duration, Instant};
 
@@ -15,7 +17,16 @@ use sibling_sockets::{
     },
     protocol::{Fence, NodeId, PairId, Position, RoomName, Topic},
 };
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{TcpListener, TcpStream},
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use wire::{State, Wire};
+
+async fn soon<T>(outcome: impl Future<Output = T>) -> T {
+    tokio::time::timeout(Duration::from_secs(10), outcome).await.expect("it comes in time")
+}
 
 const ALL: Keep = Keep { events: 100_000, age: Duration::from_secs(600), most: 100_000 };
 
@@ -204,6 +215,72 @@ async fn redis_hangs_for_a_while() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn redis_hangs_long() {
     redis_hangs(Duration::from_secs(7)).await;
+}
+
+/// What a connection still holds that was given up must not be heard among what goes over the next.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_stuck_connection_held_is_not_heard_late() {
+    let mut cluster = Cluster::start().await;
+    let wire = Wire::to(([127, 0, 0, 1], cluster.server.port).into()).await;
+    let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+    let url = format!("redis://{}", wire.addr());
+    let a = redis::connect(&url, NodeId::fresh(), "sib:", &tasks, &stop).await.unwrap();
+    let [b, ..] = &mut cluster.nodes;
+    let topic = room("hall");
+    b.broker.subscribe(&topic).await.unwrap();
+    a.broker.publish(&topic, number(0)).unwrap();
+    assert!(matches!(next(b).await, Delivery::Message(_, payload) if as_number(&payload) == 0));
+    wire.set(State::Stuck);
+    let (mut sent, mut heard) = (1, 0);
+    let mut say_and_hear = async |until: &mut dyn FnMut(u64) -> bool| {
+        let end = Instant::now() + Duration::from_secs(20);
+        while !until(heard) {
+            assert!(Instant::now() < end, "nothing is heard after {heard}");
+            if a.broker.publish(&topic, number(sent)).is_ok() {
+                sent += 1;
+            }
+            while let Ok(Some(delivery)) = tokio::time::timeout(Duration::from_millis(20), b.deliveries.recv()).await
+            {
+                let Delivery::Message(_, payload) = delivery else { continue };
+                assert!(heard < as_number(&payload), "{payload:?} after {heard}");
+                heard = as_number(&payload);
+            }
+        }
+    };
+    say_and_hear(&mut |heard| heard > 0).await;
+    // It finds the other end closed. The length of a silence, not a wait for a state.
+    wire.set(State::Whole);
+    let late = Instant::now() + Duration::from_secs(1);
+    say_and_hear(&mut |_| Instant::now() > late).await;
+    stop.cancel();
+    tasks.close();
+    tasks.wait().await;
+    cluster.end().await;
+}
+
+#[tokio::test]
+async fn a_wire_holds_back_and_forwards_later_and_hangs_up() {
+    let echo = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let wire = Wire::to(echo.local_addr().unwrap()).await;
+    let mut near = TcpStream::connect(wire.addr()).await.unwrap();
+    let (mut far, _) = echo.accept().await.unwrap();
+    let mut one = [0; 1];
+    near.write_all(b"a").await.unwrap();
+    far.read_exact(&mut one).await.unwrap();
+
+    wire.set(State::Silent);
+    near.write_all(b"b").await.unwrap();
+    // The length of the silence, not a wait for a state.
+    let silent = tokio::time::timeout(Duration::from_millis(200), far.read_exact(&mut one)).await;
+    assert!(silent.is_err(), "nothing comes through a silent wire");
+    wire.set(State::Whole);
+    soon(far.read_exact(&mut one)).await.unwrap();
+    assert_eq!(one, *b"b");
+
+    wire.set(State::Closed);
+    assert_eq!(soon(near.read(&mut one)).await.unwrap_or(0), 0);
+    let mut late = TcpStream::connect(wire.addr()).await.unwrap();
+    assert_eq!(soon(late.read(&mut one)).await.unwrap_or(0), 0);
 }
 
 async fn redis_hangs(time: Duration) {

@@ -18,4 +18,5 @@ mod record;
 mod run;
 mod sets;
 mod stage;
+#[path = "../support/wire.rs"]
 mod wire;
