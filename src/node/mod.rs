@@ -26,6 +26,7 @@ mod parked;
 mod parting;
 mod pass;
 mod past;
+mod publish;
 mod pulse;
 pub mod replay;
 mod revoked;
@@ -41,7 +42,7 @@ use std::{
     num::NonZeroU32,
     sync::{
         Arc, OnceLock,
-        atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize},
     },
     time::Duration,
 };
@@ -72,10 +73,10 @@ pub use trace::{Anchor, Backlog, Resumption, Standing, Stop, Trace};
 
 use crate::{
     broker::{Broker, BrokerError, Group, Keep, Link, Member, Registry},
-    hub::{Hub, Room, Source},
+    hub::Hub,
     protocol::{
-        Cause, Command, Envelope, Failure, Fault, Fence, Mail, Mark, NodeId, PairId, Reply, RoomName, RoomSpec, Run,
-        Settings, SiblingId, TicketKeys, Topic, Violations,
+        Cause, Command, Envelope, Failure, Fault, Fence, Mail, NodeId, PairId, Reply, RoomName, Settings, SiblingId,
+        TicketKeys, Topic, Violations,
     },
 };
 
@@ -321,60 +322,6 @@ impl Node {
     /// Spawns the actor of a socket; a drain has it end before anything else.
     pub fn spawn_socket(&self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
         self.sockets.spawn(guarded(name, task));
-    }
-
-    /// Flow 1, a frame: to the room's members here at once, to those on other nodes through the broker. A lost or
-    /// slow broker never holds a frame back from the members here. A node without its lease says nothing to the others:
-    /// its pairs may be somebody else's by now. A client socket that has lost its pair says nothing to anybody.
-    ///
-    /// In a room with one order for all, the broker's order is that order: frames come back to this node as they come
-    /// to the others. False when the broker did not take them: then nobody gets them.
-    pub fn publish(&self, room: &Room, spec: &RoomSpec, run: &Run, sender: Option<(PairId, Fence)>) -> bool {
-        if sender.is_some_and(|sender| !self.serves(sender)) {
-            return false;
-        }
-        let except = sender.filter(|_| !spec.echo).map(|(pair, _)| pair);
-        if spec.is_ordered() {
-            return self.publish_abroad(room, run.frames(), &Envelope::ordered_head(except), run.wire().clone());
-        }
-        room.fan_out_then(run, Source::Here, except, || {
-            if self.broker.has_others() {
-                self.publish_abroad(room, run.frames(), &Envelope::frames_head(self.id), run.wire().clone());
-            }
-        });
-        true
-    }
-
-    /// A mark takes the way of the frames, so that it keeps its place among them: behind all that were published before
-    /// it, and before all that follow. False as for frames.
-    pub fn publish_mark(&self, room: &Room, spec: &RoomSpec, mark: &Arc<Mark>, sender: (PairId, Fence)) -> bool {
-        if !self.serves(sender) {
-            return false;
-        }
-        if spec.is_ordered() {
-            return self.publish_mark_abroad(room, None, mark);
-        }
-        room.fan_out_mark_then(mark, Source::Here, || {
-            if self.broker.has_others() {
-                self.publish_mark_abroad(room, Some(self.id), mark);
-            }
-        });
-        true
-    }
-
-    fn publish_mark_abroad(&self, room: &Room, from: Option<NodeId>, mark: &Mark) -> bool {
-        Envelope::mark(from, mark).is_ok_and(|bytes| self.publish_abroad(room, 1, &[], bytes))
-    }
-
-    fn publish_abroad(&self, room: &Room, count: u64, head: &[u8], body: bytes::Bytes) -> bool {
-        let topic = Topic::Room(room.name().clone());
-        if self.leased() && self.broker.publish_behind(&topic, head, body).is_ok() {
-            return true;
-        }
-        if self.unpublished.fetch_add(count, Relaxed) == 0 {
-            tracing::warn!(room = %room.name(), "frames for other nodes were dropped: the broker is behind");
-        }
-        false
     }
 
     /// Sends a reply to whoever asked.

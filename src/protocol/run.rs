@@ -10,6 +10,8 @@ use super::FrameKind;
 
 const TEXT: u8 = 0x81;
 const BINARY: u8 = 0x82;
+/// What memory is not asked for less than.
+const SMALLEST: usize = 64;
 
 /// One or more encoded data frames.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -163,11 +165,12 @@ impl RunBuilder {
         self.wire.is_empty()
     }
 
-    /// The run, leaving the builder empty.
+    /// The run, leaving the builder empty. It takes no more than twice the memory that it is counted as.
     #[must_use]
     pub fn finish(&mut self) -> Run {
         let Self { wire, frames, payload } = std::mem::take(self);
-        Run { wire: wire.freeze(), frames, payload }
+        let roomy = wire.capacity() > 2 * wire.len().max(SMALLEST);
+        Run { wire: if roomy { Bytes::copy_from_slice(&wire) } else { wire.freeze() }, frames, payload }
     }
 }
 
@@ -205,6 +208,21 @@ mod tests {
     fn frames() -> impl Strategy<Value = Vec<Vec<u8>>> {
         let size = prop_oneof![0..200usize, Just(125), Just(126), Just(65_535), Just(65_536)];
         prop::collection::vec(size.prop_map(|n| vec![7u8; n]), 1..8)
+    }
+
+    #[test]
+    fn a_run_has_no_room_to_spare() {
+        for (expected, frames) in [(48 << 10, 1), (48 << 10, 500), (0, 1), (0, 700)] {
+            let mut builder = RunBuilder::default();
+            for _ in 0..frames {
+                builder.expect(expected);
+                builder.push(FrameKind::Text, &[7; 64]);
+            }
+            let run = builder.finish();
+            assert_eq!((run.frames(), run.len()), (frames, frames as usize * 66));
+            let room = run.wire.try_into_mut().unwrap().capacity();
+            assert!(room <= 2 * 66 * frames as usize, "{room} bytes for {frames} frames");
+        }
     }
 
     proptest! {

@@ -94,7 +94,7 @@ impl Client {
                         self.pace.spend(1, payload.len() as u64);
                     }
                     // A client's frames are longer by their mask: so what has been read fits, up to where a batch ends.
-                    batch.expect((payload.len() + 10 + wire.reader.waiting()).min(BATCH + payload.len() + 10));
+                    batch.expect(payload.len() + 10 + wire.reader.waiting().min(BATCH));
                     batch.push(kind, &payload);
                 }
                 Incoming::Frame(kind, _) => {

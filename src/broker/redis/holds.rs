@@ -246,8 +246,8 @@ impl Redis {
         }
     }
 
-    /// A note may stand for nothing. It is not struck by itself where the same may be noted again at any moment: whoever
-    /// strikes has looked before that.
+    /// A note may have been left that stands for nothing: a later look at the whole list finds it. It is not struck by
+    /// itself where the same may be noted again at any moment, between a look and the strike.
     pub(super) fn doubt(&self) {
         self.commands.failed();
     }
