@@ -2,11 +2,14 @@
 
 mod support;
 
-use std::collections::HashSet;
+use std::{
+    collections::HashSet,
+    time::{Duration, Instant},
+};
 
 use rstest::rstest;
 use serde_json::{Value, json};
-use support::{Agent, Arrival, ClientSocket, Cluster, Kind, Pair, Settings, Sibling, eventually, kind_of, until};
+use support::{Agent, Arrival, ClientSocket, Cluster, Kind, Pair, Settings, Sibling, kind_of, until};
 
 /// Where it is told who comes and goes.
 async fn watcher(cluster: &Cluster, node: usize, room: &str) -> Agent {
@@ -215,6 +218,19 @@ fn writes(cluster: &Cluster) -> u64 {
     stats.lines().filter_map(calls).sum()
 }
 
+/// The same with all that was put off, such as what tells a crowd, and what strikes notes: when nothing more is written.
+async fn settled_writes(cluster: &Cluster) -> u64 {
+    let (mut count, mut since) = (writes(cluster), Instant::now());
+    while since.elapsed() < Duration::from_secs(4) {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        let now = writes(cluster);
+        if now != count {
+            (count, since) = (now, Instant::now());
+        }
+    }
+    count
+}
+
 /// How many members the room gets; set `ROOM_MEMBERS=10000` for a run that takes a while.
 fn members() -> usize {
     std::env::var("ROOM_MEMBERS").ok().and_then(|n| n.parse().ok()).unwrap_or(500)
@@ -260,24 +276,24 @@ async fn a_join_costs_the_same_however_many_are_there() {
         pairs.push(Pair::from(cluster.node(0), body).await);
     }
     let mut pipes = Vec::new();
-    let mut costs = Vec::new();
-    for (n, pair) in pairs.iter().enumerate() {
-        if n >= 50 && n + 50 < pairs.len() {
+    let mut join = async |some: &[Pair]| {
+        let before = settled_writes(&cluster).await;
+        for (n, pair) in some.iter().enumerate() {
             pipes.push(ClientSocket::open(cluster.node(n), pair).await);
-            continue;
+            for watcher in &mut watchers {
+                watcher.sibling.event_where("peer.joined", |params| whom(params).contains(&pair.id)).await;
+            }
         }
-        let before = writes(&cluster);
-        pipes.push(ClientSocket::open(cluster.node(n), pair).await);
-        for watcher in &mut watchers {
-            watcher.sibling.event_where("peer.joined", |params| whom(params).contains(&pair.id)).await;
-        }
-        // The story's own event stands.
-        eventually("it is opened", async || (pair.state(cluster.node(n)).await["client"] == "live").then_some(()))
-            .await;
-        costs.push(writes(&cluster) - before);
+        (settled_writes(&cluster).await - before) as f64 / some.len() as f64
+    };
+    let (first, rest) = pairs.split_at(50);
+    let (between, last) = rest.split_at(rest.len() - 50);
+    let few = join(first).await;
+    let mut crowd = Vec::new();
+    for (n, pair) in between.iter().enumerate() {
+        crowd.push(ClientSocket::open(cluster.node(n), pair).await);
     }
-    let mean = |some: &[u64]| some.iter().sum::<u64>() as f64 / some.len() as f64;
-    let (few, many) = (mean(&costs[..50]), mean(&costs[51..]));
+    let many = join(last).await;
     println!("writes a join: {few} among the first, {many} among the last of {}", pairs.len());
     // One more to note it, and those that tell of all who were noted.
     assert!(many <= few + 8.0, "{few} writes among few, {many} among many");
@@ -286,7 +302,7 @@ async fn a_join_costs_the_same_however_many_are_there() {
         let events = until_told(&mut watcher.sibling, "peer.joined", &pairs).await;
         assert!(events < pairs.len(), "{events} events of {} members", pairs.len());
     }
-    drop(pipes);
+    drop((pipes, crowd));
     let sleeper = watchers.pop().expect("ten of them");
     drop(sleeper.sibling);
     for watcher in &mut watchers {

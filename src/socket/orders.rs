@@ -25,7 +25,13 @@ impl Client {
         reply: ReplyTo,
         writer: &mut Writer,
     ) -> Option<Ending> {
-        if !command.changes_nothing() && !self.node.may_obey((self.pair, self.fence), &reply) {
+        let may_obey = command.changes_nothing() || self.node.may_obey(&reply);
+        if !self.node.serves((self.pair, self.fence)) {
+            // Others took the pair; this actor is about to hear of that.
+            self.node.reply(reply, Reply::NotHere);
+            return None;
+        }
+        if !may_obey {
             self.node.reply(reply, Reply::Again);
             return None;
         }

@@ -14,7 +14,10 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
 };
 
 use bytes::Bytes;
@@ -70,6 +73,8 @@ pub(super) struct Board {
     pub(super) doubts: Notify,
     /// The slots have moved.
     pub(super) moved: Notify,
+    /// Some have had another owner before, since that was last asked: what was done there last may be undone.
+    replaced: AtomicBool,
 }
 
 fn slot(channel: &str) -> u16 {
@@ -90,6 +95,7 @@ impl Board {
             heard: Mutex::default(),
             doubts: Notify::new(),
             moved: Notify::new(),
+            replaced: AtomicBool::new(false),
         }
     }
 
@@ -234,7 +240,11 @@ impl Board {
             waiting.extend(lane.queue.remove(|channel| moves.get(&slot(channel)).is_some_and(|to| *to != lane.id)));
         }
         // Between taking what waits and putting it elsewhere: what left before has the old era, what follows the new.
-        self.begin_era(moves.keys().copied().filter(|slot| inside.owners[usize::from(*slot)].is_some()));
+        let left: Vec<_> = moves.keys().copied().filter(|slot| inside.owners[usize::from(*slot)].is_some()).collect();
+        if !left.is_empty() {
+            self.replaced.store(true, Relaxed);
+        }
+        self.begin_era(left.into_iter());
         for waiting in waiting {
             if let Some(lane) = moves.get(&slot(waiting.channel())).and_then(|to| inside.lanes.get(to)) {
                 lane.queue.put_back(waiting);
@@ -253,6 +263,11 @@ impl Board {
         drop(inside);
         self.moved.notify_waiters();
         true
+    }
+
+    /// Whether an owner of slots was replaced since this was last asked.
+    pub(super) fn take_replaced(&self) -> bool {
+        self.replaced.swap(false, Relaxed)
     }
 
     /// Takes away the lanes that have no slots any more.

@@ -68,7 +68,8 @@ impl GivenUp {
     }
 }
 
-/// Whether a node's list may have notes that stand for nothing. Each call that fails may leave some behind.
+/// Whether a node's list may have notes that stand for nothing. Each call that fails may leave some behind, and each
+/// fail-over may bring some back.
 #[derive(Default)]
 pub(super) struct Doubts(Mutex<Look>);
 
@@ -268,9 +269,9 @@ impl Redis {
         }
     }
 
-    /// Strikes what calls that failed have left in a node's own list.
+    /// Strikes what calls that failed have left in a node's own list, and what a fail-over has brought back there.
     pub(super) async fn settle_doubts(&self, node: NodeId) -> Result<(), BrokerError> {
-        if self.doubts.is_due(self.commands.take_failed()) {
+        if self.doubts.is_due(self.commands.take_failed() | self.shared.board.take_replaced()) {
             let stale = self.doubts.settle(self.stale_holds(node).await?);
             self.strike_all(node, &stale).await;
         }
