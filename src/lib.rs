@@ -32,9 +32,9 @@
 //! # The three flows
 //! **A frame.** On the sender's node: `socket::client` reads it → `Client::hear` joins it with what else has
 //! arrived → [`Node::publish`](node::Node::publish) → `Room::fan_out` into the outboxes of members here, and one
-//! publish for all other nodes, if there are any. There: `node::inbound` → `Room::fan_out` → outbox. A postman ([`Postmen`](hub::Postmen))
-//! goes from outbox to outbox → `socket::write` → wire. The receivers' actors sleep on, unless a wire does not take it all:
-//! then its own actor waits for it.
+//! publish for all other nodes, if there are any. There: `node::inbound` → `Room::fan_out` → outbox. A postman
+//! ([`Postmen`](hub::Postmen)) goes from outbox to outbox → `socket::write` → wire. The receivers' actors sleep on, unless
+//! a wire does not take it all: then its own actor waits for it.
 //!
 //! **A command.** `socket::sibling` decodes it → `Calls::answer` checks grant and params →
 //! [`Node::ask`](node::Node::ask) finds the node that has the client socket → its `node::inbound` (or nobody, if it is

@@ -5,6 +5,8 @@
 mod clauses;
 #[path = "support/links.rs"]
 mod links;
+#[path = "support/process.rs"]
+mod process;
 
 use links::Cluster;
 use sibling_sockets::{

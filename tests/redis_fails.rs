@@ -2,6 +2,11 @@
 
 #[path = "support/links.rs"]
 mod links;
+#[path = "support/process.rs"]
+mod process;
+#[allow(dead_code, reason = "written for all tests")]
+#[path = "support/wait.rs"]
+mod wait;
 #[path = "support/wire.rs"]
 mod wire;
 
@@ -22,11 +27,8 @@ use tokio::{
     net::{TcpListener, TcpStream},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use wait::within;
 use wire::{State, Wire};
-
-async fn soon<T>(outcome: impl Future<Output = T>) -> T {
-    tokio::time::timeout(Duration::from_secs(10), outcome).await.expect("it comes in time")
-}
 
 const ALL: Keep = Keep { events: 100_000, age: Duration::from_secs(600), most: 100_000 };
 
@@ -274,13 +276,13 @@ async fn a_wire_holds_back_and_forwards_later_and_hangs_up() {
     let silent = tokio::time::timeout(Duration::from_millis(200), far.read_exact(&mut one)).await;
     assert!(silent.is_err(), "nothing comes through a silent wire");
     wire.set(State::Whole);
-    soon(far.read_exact(&mut one)).await.unwrap();
+    within("what was on the way", far.read_exact(&mut one)).await.unwrap();
     assert_eq!(one, *b"b");
 
     wire.set(State::Closed);
-    assert_eq!(soon(near.read(&mut one)).await.unwrap_or(0), 0);
+    assert_eq!(within("the end", near.read(&mut one)).await.unwrap_or(0), 0);
     let mut late = TcpStream::connect(wire.addr()).await.unwrap();
-    assert_eq!(soon(late.read(&mut one)).await.unwrap_or(0), 0);
+    assert_eq!(within("the refusal", late.read(&mut one)).await.unwrap_or(0), 0);
 }
 
 async fn redis_hangs(time: Duration) {
@@ -288,7 +290,7 @@ async fn redis_hangs(time: Duration) {
     let [a, b, _] = &mut cluster.nodes;
     let topic = room("hall");
     b.broker.subscribe(&topic).await.unwrap();
-    cluster.server.signal("-STOP");
+    cluster.server.signal("STOP");
     let payload = |n: u64| Bytes::from(format!("{n:0>65000}"));
     let (mut sent, mut longest) = (0, Duration::ZERO);
     loop {
@@ -304,7 +306,7 @@ async fn redis_hangs(time: Duration) {
     assert!(sent * 65_000 > 30 << 20, "{sent} are little for 32 MiB");
     assert!(longest < Duration::from_millis(200), "publishing took {longest:?}");
     tokio::time::sleep(time).await;
-    cluster.server.signal("-CONT");
+    cluster.server.signal("CONT");
     // Whether or not the connections survived it: from some point on, what is said is heard.
     let first_fresh = sent;
     let mut heard = None;

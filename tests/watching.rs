@@ -9,7 +9,7 @@ use std::{
 
 use rstest::rstest;
 use serde_json::{Value, json};
-use support::{Agent, Arrival, ClientSocket, Cluster, Kind, Pair, Settings, Sibling, kind_of, until};
+use support::{Agent, Arrival, ClientSocket, Cluster, Kind, Pair, Settings, Sibling, eventually, kind_of, until};
 
 /// Where it is told who comes and goes.
 async fn watcher(cluster: &Cluster, node: usize, room: &str) -> Agent {
@@ -221,14 +221,14 @@ fn writes(cluster: &Cluster) -> u64 {
 /// The same with all that was put off, such as what tells a crowd, and what strikes notes: when nothing more is written.
 async fn settled_writes(cluster: &Cluster) -> u64 {
     let (mut count, mut since) = (writes(cluster), Instant::now());
-    while since.elapsed() < Duration::from_secs(4) {
-        tokio::time::sleep(Duration::from_millis(100)).await;
+    eventually("nothing more is written", async || {
         let now = writes(cluster);
         if now != count {
             (count, since) = (now, Instant::now());
         }
-    }
-    count
+        (since.elapsed() >= Duration::from_secs(4)).then_some(count)
+    })
+    .await
 }
 
 /// How many members the room gets; set `ROOM_MEMBERS=10000` for a run that takes a while.

@@ -117,7 +117,10 @@ impl<M> Hub<M> {
     /// [`Absent`] when the pair's client socket is not here, or its mailbox is full.
     pub fn send(&self, pair: PairId, mail: M) -> Result<(), Absent<M>> {
         let Some(client) = self.clients.get(&pair) else { return Err(Absent::NotHere(mail)) };
-        client.slot.send(mail).map_err(absent)
+        client.slot.send(mail).map_err(|unsent| match unsent {
+            Unsent::Full(mail) => Absent::Busy(mail),
+            Unsent::Closed(mail) => Absent::NotHere(mail),
+        })
     }
 
     /// Whether the pair's client socket is here.
@@ -204,11 +207,4 @@ pub enum Absent<M> {
     NotHere(M),
     /// Its mailbox is full.
     Busy(M),
-}
-
-fn absent<M>(unsent: Unsent<M>) -> Absent<M> {
-    match unsent {
-        Unsent::Full(mail) => Absent::Busy(mail),
-        Unsent::Closed(mail) => Absent::NotHere(mail),
-    }
 }

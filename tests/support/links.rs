@@ -11,6 +11,8 @@ use sibling_sockets::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+use super::process::signal;
+
 /// A Redis of our own, on a free port, that ends with the test.
 pub struct Server {
     child: Child,
@@ -64,8 +66,7 @@ impl Server {
     }
 
     pub fn signal(&self, name: &str) {
-        let id = self.child.id().to_string();
-        assert!(Command::new("kill").args([name, &id]).status().unwrap().success());
+        signal(&self.child, name);
     }
 
     pub fn stop(&mut self) {

@@ -73,8 +73,8 @@ pub(super) struct Board {
     pub(super) doubts: Notify,
     /// The slots have moved.
     pub(super) moved: Notify,
-    /// Some have had another owner before, since that was last asked: what was done there last may be undone.
-    replaced: AtomicBool,
+    /// Something may be done by half, or undone: a command has failed, or slots have left an owner.
+    unsettled: AtomicBool,
 }
 
 fn slot(channel: &str) -> u16 {
@@ -95,7 +95,7 @@ impl Board {
             heard: Mutex::default(),
             doubts: Notify::new(),
             moved: Notify::new(),
-            replaced: AtomicBool::new(false),
+            unsettled: AtomicBool::new(false),
         }
     }
 
@@ -242,7 +242,7 @@ impl Board {
         // Between taking what waits and putting it elsewhere: what left before has the old era, what follows the new.
         let left: Vec<_> = moves.keys().copied().filter(|slot| inside.owners[usize::from(*slot)].is_some()).collect();
         if !left.is_empty() {
-            self.replaced.store(true, Relaxed);
+            self.unsettle();
         }
         self.begin_era(left.into_iter());
         for waiting in waiting {
@@ -265,9 +265,14 @@ impl Board {
         true
     }
 
-    /// Whether an owner of slots was replaced since this was last asked.
-    pub(super) fn take_replaced(&self) -> bool {
-        self.replaced.swap(false, Relaxed)
+    /// Something may be done by half, or undone.
+    pub(super) fn unsettle(&self) {
+        self.unsettled.store(true, Relaxed);
+    }
+
+    /// Whether something may be, since this was last asked.
+    pub(super) fn take_unsettled(&self) -> bool {
+        self.unsettled.swap(false, Relaxed)
     }
 
     /// Takes away the lanes that have no slots any more.

@@ -7,10 +7,7 @@
 //! A primary that refuses a command has not carried it out, so the same command may be sent to the one that it names,
 //! or once more when the fail-over is through. Anything else that goes wrong is told to the caller at once.
 
-use std::{
-    sync::atomic::{AtomicBool, Ordering::Relaxed},
-    time::Duration,
-};
+use std::time::Duration;
 
 use fred::{
     clients::Client,
@@ -34,8 +31,6 @@ const LAST_ANSWER: Duration = Duration::from_millis(100);
 
 pub(super) struct Commands {
     shared: Shared,
-    /// Whether one has failed since that was last asked.
-    failed: AtomicBool,
 }
 
 /// What a primary says of a command that it did not carry out.
@@ -67,16 +62,7 @@ fn custom(name: &'static str) -> CustomCommand {
 
 impl Commands {
     pub(super) fn new(shared: Shared) -> Self {
-        Self { shared, failed: AtomicBool::new(false) }
-    }
-
-    /// Something that was to be done is not.
-    pub(super) fn failed(&self) {
-        self.failed.store(true, Relaxed);
-    }
-
-    pub(super) fn take_failed(&self) -> bool {
-        self.failed.swap(false, Relaxed)
+        Self { shared }
     }
 
     /// Sends one command to where `key` is.
@@ -84,7 +70,7 @@ impl Commands {
         self.try_to_send(key, name, args).await.inspect_err(|error| {
             // A script that Redis does not know has done nothing, and is sent whole.
             if !is_unknown(error) {
-                self.failed();
+                self.shared.board.unsettle();
             }
         })
     }

@@ -83,10 +83,10 @@ struct Look {
 }
 
 impl Doubts {
-    /// Whether it is time to look, when something has failed (again) or not.
-    fn is_due(&self, failed: bool) -> bool {
+    /// Whether it is time to look, when something is unsettled (again) or not.
+    fn is_due(&self, unsettled: bool) -> bool {
         let mut look = self.0.lock();
-        if failed {
+        if unsettled {
             look.due = LOOKS;
         }
         let due = look.due > 0 && look.last.is_none_or(|last| last.elapsed() >= DOUBT);
@@ -250,7 +250,7 @@ impl Redis {
     /// A note may have been left that stands for nothing: a later look at the whole list finds it. It is not struck by
     /// itself where the same may be noted again at any moment, between a look and the strike.
     pub(super) fn doubt(&self) {
-        self.commands.failed();
+        self.shared.board.unsettle();
     }
 
     /// Strikes what has been given up, until the end.
@@ -271,7 +271,7 @@ impl Redis {
 
     /// Strikes what calls that failed have left in a node's own list, and what a fail-over has brought back there.
     pub(super) async fn settle_doubts(&self, node: NodeId) -> Result<(), BrokerError> {
-        if self.doubts.is_due(self.commands.take_failed() | self.shared.board.take_replaced()) {
+        if self.doubts.is_due(self.shared.board.take_unsettled()) {
             let stale = self.doubts.settle(self.stale_holds(node).await?);
             self.strike_all(node, &stale).await;
         }

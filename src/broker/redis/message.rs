@@ -23,12 +23,12 @@ pub(super) struct Outgoing {
     command: BytesMut,
     /// Where the era stands.
     era: usize,
-    /// A long body, as it came, and what stands behind it.
-    rest: [Bytes; 2],
+    /// A long body, as it came: what ends the command stands behind it.
+    body: Bytes,
 }
 
 impl Outgoing {
-    pub(super) fn new(channel: &str, sender: u64, head: &[u8], body: Bytes) -> Self {
+    pub(super) fn new(channel: &str, sender: u64, head: &[u8], mut body: Bytes) -> Self {
         let long = body.len() >= wire::SHORT;
         let room = WORDS + channel.len() + STAMP + head.len();
         let mut command = BytesMut::with_capacity(if long { room } else { room + body.len() });
@@ -41,24 +41,22 @@ impl Outgoing {
         let era = command.len();
         command.put_u32(0);
         command.put_slice(head);
-        let mut rest = [body, Bytes::from_static(wire::END)];
         if !long {
-            for piece in std::mem::take(&mut rest) {
-                command.put_slice(&piece);
-            }
+            command.put_slice(&std::mem::take(&mut body));
+            command.put_slice(wire::END);
         }
-        Self { command, era, rest }
+        Self { command, era, body }
     }
 
     pub(super) fn bytes(&self) -> usize {
-        self.command.len() + self.rest[0].len()
+        self.command.len() + self.body.len()
     }
 
     /// It leaves in this era: only then is that known.
     pub(super) fn leave(mut self, era: u32) -> [Bytes; 3] {
         self.command[self.era..self.era + 4].copy_from_slice(&era.to_be_bytes());
-        let [body, end] = self.rest;
-        [self.command.freeze(), body, end]
+        let end = if self.body.is_empty() { &[][..] } else { wire::END };
+        [self.command.freeze(), self.body, Bytes::from_static(end)]
     }
 }
 
