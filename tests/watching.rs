@@ -52,6 +52,7 @@ async fn who_comes_and_goes_is_told_once_and_again_the_same(#[case] kind: Kind) 
     let cluster = Cluster::start(kind, &Settings::new()).await;
     let mut ann = watcher(&cluster, 0, "hall").await;
     let mut quiet = Agent::enter(cluster.node(1), cluster.node(2), json!({"room": "hall", "format": "text"})).await;
+    ann.sibling.event_where("peer.joined", |params| params["data"]["pair"] == quiet.pair.id).await;
     let cursor = ann.sibling.cursor();
     let ben = Pair::make(cluster.node(2), "hall", "text").await;
     let pipe = ClientSocket::open(cluster.node(1), &ben).await;
