@@ -7,6 +7,8 @@ use super::{Event, Failure, Fault, FrameKind, strict};
 
 /// The most requests in a batch.
 pub const MOST_IN_BATCH: usize = 64;
+/// From here on not every integer is one of the floating-point numbers.
+const EXACT: f64 = 9_007_199_254_740_992.0;
 /// Room for most messages, an event with its cursor among them, in bytes: so few grow while they are written.
 const USUAL: usize = 512;
 
@@ -160,6 +162,10 @@ impl Request {
             Some(Value::Array(_) | Value::Object(_)) => {
                 return refuse(Value::Null, "id: a number, a text, a boolean or null");
             }
+            // It has been read as the nearest number there is, and would not come back as it was sent.
+            Some(Value::Number(id)) if id.is_f64() && id.as_f64().is_some_and(|id| id.abs() >= EXACT) => {
+                return refuse(Value::Null, "id: an integer beyond 64 bits can't be echoed: send it as text");
+            }
             id => id,
         };
         let echo = || id.clone().unwrap_or_default();
@@ -249,7 +255,18 @@ mod tests {
 
     #[test]
     fn any_plain_id_is_echoed() {
-        for id in ["1", "-1", "18446744073709551615", "0.5", "\"x\"", "\"\"", "null", "true"] {
+        for id in [
+            "1",
+            "-1",
+            "9007199254740993",
+            "18446744073709551615",
+            "-9223372036854775808",
+            "0.5",
+            "\"x\"",
+            "\"\"",
+            "null",
+            "true",
+        ] {
             let request = one(&format!(r#"{{"jsonrpc":"2.0","id":{id},"method":"m"}}"#)).unwrap();
             let answer = Answer::new(request.id.unwrap(), Ok(json!(1)), String::new);
             assert_eq!(
@@ -269,6 +286,11 @@ mod tests {
         assert_eq!(fault(r#"{"jsonrpc":"2.0","id":3,"method":"m","params":4}"#), (json!(3), Fault::InvalidParams));
         assert_eq!(fault(r#"{"jsonrpc":"2.0","id":{},"method":"m"}"#), (Value::Null, Fault::InvalidRequest));
         assert_eq!(fault(r#"{"jsonrpc":"2.0","id":5,"method":"m","x":1}"#), (json!(5), Fault::InvalidRequest));
+        for id in ["18446744073709551616", "-9223372036854775809", "1e300"] {
+            let inexact = one(&format!(r#"{{"jsonrpc":"2.0","id":{id},"method":"m"}}"#)).unwrap_err();
+            assert_eq!((inexact.id, inexact.failure.fault), (Value::Null, Fault::InvalidRequest), "{id}");
+            assert!(inexact.failure.message.contains("text"), "{}", inexact.failure.message);
+        }
         let params = one(r#"{"jsonrpc":"2.0","method":"m","params":[{"a":1}]}"#).unwrap();
         assert_eq!((params.id, params.params), (None, json!({"a": 1})));
     }

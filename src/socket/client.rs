@@ -70,7 +70,7 @@ pub(super) struct Client {
     pub(super) since: Instant,
     /// Something may wait to be written.
     pub(super) writing: bool,
-    /// A large run has just been published.
+    /// More came than fits in a run.
     pub(super) sent_much: bool,
     leave_at: Option<Instant>,
 }

@@ -3,16 +3,15 @@
 use serde_json::json;
 use tokio::time::{Duration, Instant};
 
-use super::{Halves, client::Client, ending::Ending, kept::Kept, read::Incoming};
+use super::{Halves, client::Client, ending::Ending, kept::Kept, read::Incoming, write::CHUNK};
 use crate::{
     hub::{AtFirst, Dropped},
     node::ReplyTo,
     protocol::{CloseCode, EventKind, FrameKind, PausePolicy, Reply, Run, RunBuilder, Violations},
 };
 
-/// Frames that arrive together travel together, until they are so many bytes. With the last of them they are one segment
-/// of TCP still, unless that is a large one.
-const BATCH: usize = 48 << 10;
+/// Frames that arrive together travel together, as long as one more like the last of them still fits in a write.
+const BATCH: usize = CHUNK;
 /// A client that falls behind again and again is told of at most this often.
 const QUIET: Duration = Duration::from_secs(1);
 
@@ -75,7 +74,7 @@ impl Client {
     /// Hears what the client says, and what has arrived with it. Flow 1 begins: its frames go to the room as one run.
     pub(super) fn hear(&mut self, first: Incoming, wire: &mut Halves) -> Option<Ending> {
         let mut batch = RunBuilder::default();
-        let (mut next, mut ending) = (Some(first), None);
+        let (mut next, mut full, mut ending) = (Some(first), false, None);
         // A pong tells the round trip before it counts as a sound.
         if !matches!(next, Some(Incoming::Pong(_))) {
             self.heart.heard();
@@ -96,6 +95,7 @@ impl Client {
                     // A client's frames are longer by their mask: so what has been read fits, up to where a batch ends.
                     batch.expect(payload.len() + 10 + wire.reader.waiting().min(BATCH));
                     batch.push(kind, &payload);
+                    full = batch.len() + payload.len() + 10 > BATCH;
                 }
                 Incoming::Frame(kind, _) => {
                     // The frames of a run stand one behind the other among all that the client sent.
@@ -112,12 +112,13 @@ impl Client {
                 Incoming::Broken(code) => ending = Some(self.broken(code)),
                 Incoming::Gone => ending = Some(Ending::Gone),
             }
-            if ending.is_some() || batch.len() >= BATCH || !self.may_read() {
+            if ending.is_some() || full || !self.may_read() {
                 break;
             }
             next = wire.reader.ready();
         }
         self.pass_on(&mut batch);
+        self.sent_much |= full;
         if let Some(held_back) = self.pace.news() {
             self.story.raise(EventKind::ClientLimited, held_back, None);
         }
@@ -171,7 +172,6 @@ impl Client {
     /// The same; who waits for it is told when it has been: in a room that keeps its frames, when they are kept.
     pub(super) fn publish_and_reply(&mut self, run: &Run, reply: Option<ReplyTo>) {
         self.inflow.published += run.frames();
-        self.sent_much |= run.len() >= BATCH;
         let outcome = Reply::Done(json!({"seq": self.inflow.published}));
         let reply = reply.map(|reply| (reply, outcome));
         if let Some(kept) = self.kept.as_deref_mut() {

@@ -22,7 +22,7 @@ use crate::{
 /// How much is taken from an outbox at a time: a control frame waits for at most this much data, and a write joins at
 /// most this much. It is what the kernel sends as one segment, which the network card cuts up: a few bytes more are a
 /// second one, and cost nearly as much as all the others (measured: a third of what 16 KiB frames cost).
-const CHUNK: usize = 65_000;
+pub(super) const CHUNK: usize = 65_000;
 /// How many chunks are written before the actor looks at everything else again.
 const CHUNKS_A_TURN: usize = 4;
 /// Pieces smaller than this on average are copied together: a copy of them costs less than a gather by the kernel.
