@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use clap::Parser;
-use futures_util::{SinkExt, StreamExt};
+use futures_util::{SinkExt, StreamExt, future::join_all};
 use serde_json::{Value, json};
 use sibling_sockets::{
     broker::memory::Memory,
@@ -11,7 +11,7 @@ use sibling_sockets::{
     config::{Config, ServeArgs},
     node::NewPair,
     node::Wish,
-    protocol::{Authority, Format, Grants, NodeId, PairId, RoomName, Side},
+    protocol::{Authority, Format, FrameKind, Grants, NodeId, PairId, RoomName, RoomSpec, Run, RunBuilder, Side},
 };
 use tokio::{net::TcpStream, time::timeout};
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async, tungstenite::Message};
@@ -32,6 +32,12 @@ async fn node(memory: &Memory) -> Running {
     let config = Config::mean(args.serve).expect("good settings");
     let id = NodeId::fresh();
     start(&config, Some((id, memory.link(id)))).await.expect("a node")
+}
+
+async fn make_pair(node: &Running, room: &RoomName) -> PairId {
+    let (offers, meta, authority) = (vec![Format::Text], serde_json::Map::new(), Authority::admin());
+    let new = NewPair { room: room.clone(), offers, meta, linger: None, authority };
+    node.node.create_pair(new).await.expect("a pair").0
 }
 
 async fn open(node: &Running, pair: PairId, side: Side) -> Socket {
@@ -58,9 +64,7 @@ async fn two_nodes_are_a_cluster_and_leave_nothing_behind() {
     let memory = Memory::new();
     let (a, b) = (node(&memory).await, node(&memory).await);
     let hall: RoomName = "hall".parse().expect("a name");
-    let (offers, meta, authority) = (vec![Format::Text], serde_json::Map::new(), Authority::admin());
-    let new = NewPair { room: hall.clone(), offers, meta, linger: None, authority };
-    let (pair, _) = a.node.create_pair(new).await.expect("a pair");
+    let pair = make_pair(&a, &hall).await;
     let mut client = open(&a, pair, Side::Client).await;
     let mut sibling = open(&b, pair, Side::Sibling).await;
     let push = json!({"jsonrpc": "2.0", "id": 1, "method": "client.push", "params": {"text": "hello"}});
@@ -94,10 +98,7 @@ async fn two_nodes_are_a_cluster_and_leave_nothing_behind() {
 async fn a_client_socket_that_nobody_comes_for_is_given_up() {
     let memory = Memory::new();
     let (a, b) = (node(&memory).await, node(&memory).await);
-    let (offers, meta, authority) = (vec![Format::Text], serde_json::Map::new(), Authority::admin());
-    let room = "hall".parse().expect("a name");
-    let (pair, _) =
-        a.node.create_pair(NewPair { room, offers, meta, linger: None, authority }).await.expect("a pair");
+    let pair = make_pair(&a, &"hall".parse().expect("a name")).await;
     let unserved = a.node.open_client(pair, Vec::new(), Wish::default()).await.expect("it opens");
     let mut sibling = open(&b, pair, Side::Sibling).await;
     let push =
@@ -121,5 +122,37 @@ async fn a_client_socket_that_nobody_comes_for_is_given_up() {
     }
     assert_eq!(next(&mut client).await, Message::text("anybody?"));
     drop((client, sibling));
+    assert!(a.node.drain().await && b.node.drain().await);
+}
+
+/// Its actor may not know it yet: what it still says must not stand beside what the pair's new socket says.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_socket_that_has_lost_its_pair_says_nothing() {
+    let memory = Memory::new();
+    let (a, b) = (node(&memory).await, node(&memory).await);
+    let hall: RoomName = "hall".parse().expect("a name");
+    let pairs = join_all([(); 4].map(|()| make_pair(&a, &hall))).await;
+    let [lost, kept, near, far] = pairs.try_into().expect("four pairs");
+    let senders = [open(&a, lost, Side::Client).await, open(&a, kept, Side::Client).await];
+    let mut receivers = [open(&a, near, Side::Client).await, open(&b, far, Side::Client).await];
+    let [lost, kept] = [lost, kept].map(|pair| (pair, a.node.hub.fence(pair).expect("it is here")));
+    // So a node does with what it finds lost before it renews its lease.
+    a.node.hub.unregister(lost.0, lost.1);
+
+    let room = a.node.hub.room(&hall).expect("a room with members");
+    let frame = |text: &str| -> Run {
+        let mut run = RunBuilder::default();
+        run.push(FrameKind::Text, text.as_bytes());
+        run.finish()
+    };
+    let ordered: RoomSpec = serde_json::from_value(json!({"order": "room"})).expect("a specification");
+    for spec in [RoomSpec::default(), ordered] {
+        assert!(!a.node.publish(&room, &spec, &frame("a ghost"), Some(lost)));
+        assert!(a.node.publish(&room, &spec, &frame("alive"), Some(kept)));
+        for receiver in &mut receivers {
+            assert_eq!(next(receiver).await, Message::text("alive"));
+        }
+    }
+    drop((receivers, senders));
     assert!(a.node.drain().await && b.node.drain().await);
 }
