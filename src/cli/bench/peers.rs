@@ -183,34 +183,54 @@ async fn compare(args: &BenchArgs, receivers: u32, report: &mut Report) -> Outco
     let mut ours = complete::fan(&[gateway.address], "fan-peers", receivers, SIZE).await?;
     let mut peers = Vec::new();
     for peer in &args.peers {
-        let fan = peer.fan(receivers).await?;
-        peers.push((peer, fan, Meter::of(peer.processes.iter().copied())));
+        let (fan, meter) = (peer.fan(receivers).await?, Meter::of(peer.processes.iter().copied()));
+        peers.push(Beside { peer, fan, meter, turns: Vec::new() });
     }
     let paces = [Pace::Saturating].into_iter().chain(PACES.map(Pace::Set));
     let lasting = args.turn(1 + PACES.len() as u32);
     for pace in paces {
-        let mut turns: Vec<Vec<[Turn; 2]>> = peers.iter().map(|_| Vec::new()).collect();
         for _ in 0..args.turns {
-            for ((peer, fan, meter), turns) in peers.iter_mut().zip(&mut turns) {
-                let theirs = fan.turn(lasting, pace, meter).await.map_err(|why| format!("{}: {why}", peer.name))?;
-                turns.push([ours.turn(lasting, pace, &gateway.meter()).await?, theirs]);
+            for mut beside in std::mem::take(&mut peers) {
+                match beside.fan.turn(lasting, pace, &beside.meter).await {
+                    Ok(theirs) => {
+                        beside.turns.push([ours.turn(lasting, pace, &gateway.meter()).await?, theirs]);
+                        peers.push(beside);
+                    }
+                    Err(why) => eprintln!("sibling: {}: {why}; the others go on without it", beside.peer.name),
+                }
             }
         }
-        for ((peer, ..), turns) in peers.iter().zip(&turns) {
-            let how = match pace {
-                Pace::Saturating | Pace::SaturatingTimed => "saturating".into(),
-                Pace::Set(rate) => format!("{rate} a second"),
-            };
-            let name = format!("beside {}, {receivers} × 64 B, {how}", peer.name);
-            report.add(&name, "deliveries", Unit::PerSecond, "peer", &samples(turns, Turn::rate));
-            if pace != Pace::Saturating {
-                add_latencies(report, &name, "peer", turns);
-            }
-            report.add(&name, "server CPU a delivery", Unit::Nanoseconds, "peer", &samples(turns, Turn::server));
-            report.add(&name, "load CPU a delivery", Unit::Nanoseconds, "peer", &samples(turns, Turn::load));
+        for beside in &mut peers {
+            beside.tell(receivers, pace, report);
         }
     }
-    Ok(())
+    if peers.is_empty() { Err("no peer is left".into()) } else { Ok(()) }
+}
+
+/// A peer that is there, and how it did at one pace.
+struct Beside<'a> {
+    peer: &'a Peer,
+    fan: Fan,
+    meter: Meter,
+    /// Ours and theirs.
+    turns: Vec<[Turn; 2]>,
+}
+
+impl Beside<'_> {
+    fn tell(&mut self, receivers: u32, pace: Pace, report: &mut Report) {
+        let turns = std::mem::take(&mut self.turns);
+        let how = match pace {
+            Pace::Saturating | Pace::SaturatingTimed => "saturating".into(),
+            Pace::Set(rate) => format!("{rate} a second"),
+        };
+        let name = format!("beside {}, {receivers} × 64 B, {how}", self.peer.name);
+        report.add(&name, "deliveries", Unit::PerSecond, "peer", &samples(&turns, Turn::rate));
+        if pace != Pace::Saturating {
+            add_latencies(report, &name, "peer", &turns);
+        }
+        report.add(&name, "server CPU a delivery", Unit::Nanoseconds, "peer", &samples(&turns, Turn::server));
+        report.add(&name, "load CPU a delivery", Unit::Nanoseconds, "peer", &samples(&turns, Turn::load));
+    }
 }
 
 #[cfg(test)]
