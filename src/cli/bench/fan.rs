@@ -24,7 +24,7 @@ use tokio::{
 use super::{
     Outcome,
     child::{Meter, own_cpu},
-    floor::{DRIVER, RECEIVER},
+    floor::{DRIVER, RECEIVER, SENDER},
     latency::{Latencies, Stamps, nanoseconds, payload, stamp},
     messages::Messages,
     raw::{Raw, connect, write_head},
@@ -38,6 +38,9 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const TICK: Duration = Duration::from_millis(1);
 /// How late the kernel may wake a sleeper: so much is waited for awake.
 const SLACK: Duration = Duration::from_micros(80);
+
+/// Bytes of what the bare program is told.
+const ORDER: usize = 16;
 
 /// How messages are sent.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -92,8 +95,8 @@ pub(super) struct Fan {
 pub(super) enum Source {
     /// Written by the load, from a store of a window's worth; each has its payload at the same place.
     Load { tcp: OwnedWriteHalf, store: Vec<u8>, length: usize, payload: usize },
-    /// Written by the bare program, which is told how much.
-    Floor { tcp: OwnedWriteHalf },
+    /// Written by the bare program, which is told how much, with so many bytes of a store behind that for each message.
+    Floor { tcp: OwnedWriteHalf, store: Vec<u8>, length: usize },
 }
 
 impl Source {
@@ -101,7 +104,9 @@ impl Source {
         let sending = async {
             match self {
                 Self::Load { tcp, store, length, .. } => tcp.write_all(&store[..*length * messages as usize]).await,
-                Self::Floor { tcp } => tcp.write_all(&order(total, 0)).await,
+                Self::Floor { tcp, store, length } => {
+                    tcp.write_all(ordered(store, *length, messages, total, 0)).await
+                }
             }
         };
         match timeout(PATIENCE, sending).await {
@@ -112,14 +117,14 @@ impl Source {
 
     /// The same without a task, and with stamps.
     fn send_stamped(&mut self, messages: u64, total: u64, due: Instant) -> Outcome<()> {
-        let (due, order) = (nanoseconds(due), order(total, nanoseconds(due)));
+        let due = nanoseconds(due);
         let (tcp, mut wire) = match self {
             Self::Load { tcp, store, length, payload } => {
                 let wire = &mut store[..*length * messages as usize];
                 wire.chunks_mut(*length).for_each(|message| stamp(&mut message[*payload..], due));
                 (tcp, &*wire)
             }
-            Self::Floor { tcp } => (tcp, &order[..]),
+            Self::Floor { tcp, store, length } => (tcp, ordered(store, *length, messages, total, due)),
         };
         let until = Instant::now() + PATIENCE;
         while !wire.is_empty() {
@@ -133,9 +138,11 @@ impl Source {
     }
 }
 
-/// What the bare program is told: how much each receiver is to have been sent by then, and when it was due.
-fn order(total: u64, due: u64) -> [u8; 16] {
-    (u128::from(total) << 64 | u128::from(due)).to_be_bytes()
+/// What the bare program is told: how much each receiver is to have been sent by then, and when it was due; and so many
+/// messages of a store that begins with room for that.
+fn ordered(store: &mut [u8], length: usize, messages: u64, total: u64, due: u64) -> &[u8] {
+    store[..ORDER].copy_from_slice(&(u128::from(total) << 64 | u128::from(due)).to_be_bytes());
+    &store[..ORDER + length * messages as usize]
 }
 
 /// How far the receivers have come.
@@ -197,6 +204,15 @@ impl Fan {
 
     /// The same from the bare program, which must have been started with this size.
     pub(super) async fn of_floor(address: SocketAddr, count: u32, size: usize) -> Outcome<Self> {
+        Self::of_bare(address, count, size, DRIVER, &[]).await
+    }
+
+    /// The same from the bare program, which reads each frame from a sender.
+    pub(super) async fn of_relay(address: SocketAddr, count: u32, size: usize) -> Outcome<Self> {
+        Self::of_bare(address, count, size, SENDER, &frame(size)).await
+    }
+
+    async fn of_bare(address: SocketAddr, count: u32, size: usize, role: u8, message: &[u8]) -> Outcome<Self> {
         let open = async |role: u8| {
             let mut tcp = connect(address).await?;
             tcp.write_all(&[role]).await.map_err(|error| format!("the bare program hung up: {error}"))?;
@@ -206,8 +222,9 @@ impl Fan {
         for _ in 0..count {
             receivers.push(Raw::bare(open(RECEIVER).await?, Messages::frames(0)));
         }
-        let (back, tcp) = open(DRIVER).await?.into_split();
-        let mut fan = Self::with(Source::Floor { tcp }, back, receivers, size);
+        let (back, tcp) = open(role).await?.into_split();
+        let store = [vec![0; ORDER], message.repeat(window(size) as usize)].concat();
+        let mut fan = Self::with(Source::Floor { tcp, store, length: message.len() }, back, receivers, size);
         fan.source.send(0, count.into()).await?;
         Ok(fan)
     }

@@ -17,6 +17,24 @@ const SHARES: [u32; 3] = [10, 50, 80];
 /// Rooms, and the receivers of each.
 const ROOMS: [u32; 2] = [100, 10];
 
+/// What the bare program does.
+#[derive(Clone, Copy)]
+enum Floor {
+    /// It writes, and knows what.
+    Writes,
+    /// It reads as much from a sender as each receiver gets, too.
+    Relay,
+}
+
+impl Floor {
+    fn what(self) -> &'static str {
+        match self {
+            Self::Writes => "bare writes",
+            Self::Relay => "bare relay",
+        }
+    }
+}
+
 /// Turns of the gateway and of the bare program.
 struct Both {
     gateway: Vec<Fan>,
@@ -27,17 +45,20 @@ struct Both {
 }
 
 impl Both {
-    async fn open(rooms: u32, receivers: u32, size: usize) -> Outcome<Self> {
+    async fn open(rooms: u32, receivers: u32, size: usize, floor: Floor) -> Outcome<Self> {
         need_files(u64::from(rooms * receivers) * 3 + u64::from(rooms) * 2 + 100, "use fewer --receivers")?;
-        let (gateway, floor) = (complete::start("memory")?, Process::floor(size, Pages::Usual)?);
+        let (gateway, bare) = (complete::start("memory")?, Process::floor(size, Pages::Usual)?);
         let mut fans = Vec::new();
         for room in 0..rooms {
             fans.push(complete::fan(&[gateway.address], &format!("fan-{room}"), receivers, size).await?);
         }
-        // The bare program writes the same to all: it reads no frames, so its rooms would not differ.
-        let bare = vec![Fan::of_floor(floor.address, rooms * receivers, size).await?];
-        let meters = [gateway.meter(), floor.meter()];
-        Ok(Self { gateway: fans, floor: bare, meters, _processes: [gateway, floor] })
+        // The bare program writes the same to all: its rooms would not differ.
+        let floor = match floor {
+            Floor::Writes => Fan::of_floor(bare.address, rooms * receivers, size).await?,
+            Floor::Relay => Fan::of_relay(bare.address, rooms * receivers, size).await?,
+        };
+        let meters = [gateway.meter(), bare.meter()];
+        Ok(Self { gateway: fans, floor: vec![floor], meters, _processes: [gateway, bare] })
     }
 
     /// As many turns as asked for, each side's beside the other's.
@@ -67,15 +88,24 @@ pub(super) fn samples<'a>(turns: impl IntoIterator<Item = &'a [Turn; 2]>, figure
     samples
 }
 
-fn add_costs(report: &mut Report, name: &str, turns: &[[Turn; 2]]) {
-    report.add(name, "server CPU a delivery", Unit::Nanoseconds, "bare writes", &samples(turns, Turn::server));
-    report.add(name, "load CPU a delivery", Unit::Nanoseconds, "bare writes", &samples(turns, Turn::load));
+fn add_costs(report: &mut Report, name: &str, floor: Floor, turns: &[[Turn; 2]]) {
+    report.add(name, "server CPU a delivery", Unit::Nanoseconds, floor.what(), &samples(turns, Turn::server));
+    report.add(name, "load CPU a delivery", Unit::Nanoseconds, floor.what(), &samples(turns, Turn::load));
 }
 
 /// Saturating, in one room.
 pub(super) async fn measure(args: &BenchArgs, report: &mut Report) -> Outcome<()> {
+    saturate_one(args, report, Floor::Writes).await
+}
+
+/// The same beside a program that has a sender, too.
+pub(super) async fn relay(args: &BenchArgs, report: &mut Report) -> Outcome<()> {
+    saturate_one(args, report, Floor::Relay).await
+}
+
+async fn saturate_one(args: &BenchArgs, report: &mut Report, floor: Floor) -> Outcome<()> {
     for receivers in &args.receivers {
-        saturate(args, report, [1, *receivers], &format!("fan-out {receivers}")).await?;
+        saturate(args, report, [1, *receivers], &format!("fan-out {receivers}"), floor).await?;
     }
     Ok(())
 }
@@ -83,16 +113,22 @@ pub(super) async fn measure(args: &BenchArgs, report: &mut Report) -> Outcome<()
 /// Saturating, in many rooms.
 pub(super) async fn rooms(args: &BenchArgs, report: &mut Report) -> Outcome<()> {
     let [rooms, receivers] = ROOMS;
-    saturate(args, report, ROOMS, &format!("{rooms} rooms of {receivers}")).await
+    saturate(args, report, ROOMS, &format!("{rooms} rooms of {receivers}"), Floor::Writes).await
 }
 
-async fn saturate(args: &BenchArgs, report: &mut Report, [rooms, receivers]: [u32; 2], what: &str) -> Outcome<()> {
+async fn saturate(
+    args: &BenchArgs,
+    report: &mut Report,
+    [rooms, receivers]: [u32; 2],
+    what: &str,
+    floor: Floor,
+) -> Outcome<()> {
     for (size, size_is) in SIZES {
-        let mut both = Both::open(rooms, receivers, size).await?;
+        let mut both = Both::open(rooms, receivers, size, floor).await?;
         let turns = both.turns(args, SIZES.len() as u32, Pace::Saturating).await?;
         let name = format!("{what} × {size_is}");
-        report.add(&name, "deliveries", Unit::PerSecond, "bare writes", &samples(&turns, Turn::rate));
-        add_costs(report, &name, &turns);
+        report.add(&name, "deliveries", Unit::PerSecond, floor.what(), &samples(&turns, Turn::rate));
+        add_costs(report, &name, floor, &turns);
     }
     Ok(())
 }
@@ -102,7 +138,7 @@ pub(super) async fn paced(args: &BenchArgs, report: &mut Report) -> Outcome<()> 
     let cases = 1 + SHARES.len() as u32;
     for receivers in &args.receivers {
         let size = 64;
-        let mut both = Both::open(1, *receivers, size).await?;
+        let mut both = Both::open(1, *receivers, size, Floor::Writes).await?;
         let mut most = Vec::new();
         for _ in 0..args.turns {
             most.push(both.ours(args.turn(4 * cases), Pace::SaturatingTimed).await?.rate());
@@ -114,7 +150,7 @@ pub(super) async fn paced(args: &BenchArgs, report: &mut Report) -> Outcome<()> 
             let name = format!("paced {receivers} × 64 B, {pace_is}");
             report.add(&name, "deliveries", Unit::PerSecond, "bare writes", &samples(&turns, Turn::rate));
             add_latencies(report, &name, "bare writes", &turns);
-            add_costs(report, &name, &turns);
+            add_costs(report, &name, Floor::Writes, &turns);
         }
     }
     Ok(())

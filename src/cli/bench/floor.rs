@@ -7,7 +7,7 @@ use std::{io::Write as _, net::TcpStream as Blocking, sync::Arc, time::Duration}
 use futures_util::StreamExt as _;
 use parking_lot::{Condvar, Mutex};
 use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
     net::{TcpListener, TcpStream},
 };
 use tokio_tungstenite::accept_async;
@@ -23,6 +23,8 @@ pub(super) const RECEIVER: u8 = b'r';
 /// Says, in pairs of numbers of 8 bytes: how many receivers there are; and then how many frames each is to have been
 /// sent, and with which stamp (0: as they are).
 pub(super) const DRIVER: u8 = b'd';
+/// Says the same, and sends so many frames behind it, as a client would: they are read, and no more.
+pub(super) const SENDER: u8 = b's';
 /// Gets back what it sends.
 pub(super) const ECHO: u8 = b'e';
 /// Is answered with the same byte, and kept.
@@ -65,7 +67,8 @@ async fn serve_one(mut tcp: TcpStream, receivers: Receivers, payload: usize) {
                 receivers.lock().push(tcp);
             }
         }
-        Ok(DRIVER) => drive(tcp, &receivers, payload).await,
+        Ok(DRIVER) => drive(tcp, 0, &receivers, payload).await,
+        Ok(SENDER) => drive(tcp, write_head(2, payload, true).len() + payload, &receivers, payload).await,
         Ok(ECHO) => echo(tcp).await,
         // Told that it is there, and kept until it hangs up.
         Ok(IDLE) => {
@@ -87,8 +90,9 @@ async fn echo(mut tcp: TcpStream) {
     }
 }
 
-/// Shares the receivers out to one thread a core, and has them write what is wanted.
-async fn drive(mut driver: TcpStream, receivers: &Receivers, payload: usize) {
+/// Shares the receivers out to one thread a core, and has them write what is wanted. So many bytes come with each frame.
+async fn drive(driver: TcpStream, beside: usize, receivers: &Receivers, payload: usize) {
+    let mut driver = BufReader::with_capacity(BATCH, driver);
     let Ok((count, _)) = hear(&mut driver).await else { return };
     while (receivers.lock().len() as u64) < count {
         tokio::time::sleep(Duration::from_millis(1)).await;
@@ -102,14 +106,31 @@ async fn drive(mut driver: TcpStream, receivers: &Receivers, payload: usize) {
         let wanted = Arc::clone(&wanted);
         std::thread::spawn(move || write_all(group, payload, &wanted));
     }
+    let mut before = 0;
     while let Ok(said) = hear(&mut driver).await {
+        if skip(&mut driver, beside * (said.0 - before) as usize).await.is_err() {
+            return;
+        }
+        before = said.0;
         wanted.0.lock().push(said);
         wanted.1.notify_all();
     }
 }
 
-async fn hear(driver: &mut TcpStream) -> std::io::Result<(u64, u64)> {
+async fn hear(driver: &mut BufReader<TcpStream>) -> std::io::Result<(u64, u64)> {
     Ok((driver.read_u64().await?, driver.read_u64().await?))
+}
+
+async fn skip(driver: &mut BufReader<TcpStream>, mut bytes: usize) -> std::io::Result<()> {
+    while bytes > 0 {
+        let read = driver.fill_buf().await?.len().min(bytes);
+        if read == 0 {
+            return Err(std::io::ErrorKind::UnexpectedEof.into());
+        }
+        driver.consume(read);
+        bytes -= read;
+    }
+    Ok(())
 }
 
 fn write_all(mut receivers: Vec<Blocking>, size: usize, wanted: &Wanted) {

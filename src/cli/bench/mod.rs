@@ -89,6 +89,8 @@ pub(super) struct BenchArgs {
 enum Workload {
     /// One sender, many receivers, as fast as they take it
     FanOut,
+    /// The same beside a bare program that reads what it writes from a sender, as the gateway does
+    Relay,
     /// The same in 100 rooms of 10
     Rooms,
     /// The same at paces, with the latencies: 500 messages a second, and 10 %, 50 % and 80 % of the most
@@ -180,6 +182,7 @@ async fn measure_into(args: &BenchArgs, report: &mut Report) -> Outcome<()> {
     for workload in Workload::value_variants().iter().filter(|workload| wanted(workload)) {
         match workload {
             Workload::FanOut => fan_out::measure(args, report).await?,
+            Workload::Relay => fan_out::relay(args, report).await?,
             Workload::Rooms => fan_out::rooms(args, report).await?,
             Workload::Paced => fan_out::paced(args, report).await?,
             Workload::Peers if !args.peers.is_empty() => peers::measure(args, report).await?,
