@@ -17,8 +17,9 @@ use super::{Outbox, bell::Bell};
 
 /// So much is one postman's, in bytes: a second one would cost more to wake than it saves.
 const A_ROUND: usize = 512 << 10;
-/// As much as so many bytes costs each write.
-const A_WRITE: usize = 4 << 10;
+/// As much as so many bytes costs each write (measured: 4.8 µs for one with 64 bytes, 10 for one with 48 KiB). With a
+/// small message to a hundred, two postmen take half the time of one, at hardly more of the processor's.
+const A_WRITE: usize = 32 << 10;
 /// After how many outboxes a postman lets others run.
 const A_TURN: usize = 64;
 
