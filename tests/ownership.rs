@@ -226,6 +226,7 @@ async fn a_node_whose_lease_lapsed_closes_what_was_told_closed() {
 
     // The next socket's opening, on the same node, is behind all that the old one could have told.
     until_nodes(b, 2).await;
+    a.until_ready().await;
     let again = ClientSocket::open(a, &pair).await;
     let story = history(b, &pair, ("client.opened", 2)).await;
     assert_eq!(sockets(&story), [("client.opened", 1), ("client.closed", 1), ("client.opened", 2)], "it closed once");
@@ -257,6 +258,7 @@ async fn a_takeover_from_a_stopped_node_is_told_once_and_in_order() {
         assert_eq!(end.code, Some(3509), "{end:?}");
     }
     until_nodes(b, 2).await;
+    a.until_ready().await;
     for (pair, new) in [&at_once, &later].into_iter().zip(&mut news) {
         assert!(new.is_open(), "the newer one stays");
         assert_eq!(pair.state(b).await["epoch"], 2);

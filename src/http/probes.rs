@@ -14,7 +14,7 @@ pub(super) async fn live() -> &'static str {
     "ok\n"
 }
 
-/// Ready: it has its broker and is not about to stop.
+/// Ready: it has its broker and its lease, and is not about to stop.
 pub(super) async fn ready(State(gateway): State<Arc<Gateway>>) -> Result<&'static str, Problem> {
     if gateway.node.draining.is_cancelled() {
         return Err(Problem::new(Fault::Draining, "the node is draining"));
@@ -22,6 +22,7 @@ pub(super) async fn ready(State(gateway): State<Arc<Gateway>>) -> Result<&'stati
     if !gateway.node.broker_reachable() {
         return Err(Problem::new(Fault::BrokerUnavailable, "the broker can't be reached"));
     }
+    gateway.node.must_be_leased()?;
     Ok("ok\n")
 }
 

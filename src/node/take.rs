@@ -88,7 +88,10 @@ impl Node {
     }
 
     /// What a node takes while others bury it would be buried too.
-    pub(super) fn must_be_leased(&self) -> Result<(), Failure> {
+    ///
+    /// # Errors
+    /// [`Fault::BrokerUnavailable`] while it has no lease.
+    pub fn must_be_leased(&self) -> Result<(), Failure> {
         if self.leased() { Ok(()) } else { Err(unleased()) }
     }
 

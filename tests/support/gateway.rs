@@ -94,8 +94,13 @@ impl Gateway {
             })
         })
         .await;
-        eventually("the node is ready", async || (node.get("/readyz").await.status == 200).then_some(())).await;
+        node.until_ready().await;
         node
+    }
+
+    /// Waits until it takes client sockets: it does not when it starts, and while it settles a lease that it lost.
+    pub async fn until_ready(&self) {
+        eventually("the node is ready", async || (self.get("/readyz").await.status == 200).then_some(())).await;
     }
 
     /// An HTTP request without credentials.
