@@ -113,7 +113,7 @@ pub async fn start(config: &Config, link: Option<(NodeId, Link)>) -> Result<Runn
     Ok(Running { node, address })
 }
 
-async fn wait_for_signal() {
+pub(super) async fn wait_for_signal() {
     let Ok(mut terminate) = signal(SignalKind::terminate()) else { return };
     tokio::select! {
         _ = terminate.recv() => {}

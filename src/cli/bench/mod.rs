@@ -34,7 +34,7 @@ use std::{
 
 use clap::{Args, ValueEnum};
 
-use super::FAILED;
+use super::{FAILED, serve::wait_for_signal};
 use child::Process;
 use peers::Peer;
 use report::Report;
@@ -172,7 +172,11 @@ async fn measure(args: &BenchArgs) -> Outcome<()> {
         return Err("--seconds: 0.1 to 3600".into());
     }
     let mut report = Report::default();
-    let outcome = measure_into(args, &mut report).await;
+    // Who is stopped by a signal stops what it has started, too.
+    let outcome = tokio::select! {
+        outcome = measure_into(args, &mut report) => outcome,
+        () = wait_for_signal() => Err("stopped".into()),
+    };
     // What was found before something failed is worth as much.
     report.print(args.json).and(outcome)
 }
