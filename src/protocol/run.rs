@@ -117,6 +117,9 @@ impl Run {
     }
 }
 
+/// The most bytes that stand before a frame's payload.
+const LONGEST_HEAD: usize = 10;
+
 /// Encodes frames one behind the other.
 #[derive(Debug, Default)]
 pub struct RunBuilder {
@@ -126,16 +129,22 @@ pub struct RunBuilder {
 }
 
 impl RunBuilder {
-    /// Makes room for so many bytes of frames, if nothing is encoded so far.
-    pub fn expect(&mut self, bytes: usize) {
+    /// Makes room for a frame and so many bytes of others, if nothing is encoded so far.
+    pub fn expect(&mut self, payload: usize, others: usize) {
         if self.wire.is_empty() {
-            self.wire.reserve(bytes);
+            self.wire.reserve(payload + LONGEST_HEAD + others);
         }
+    }
+
+    /// Whether a frame with so much payload may be more than fits in `bytes` bytes with all that is encoded.
+    #[must_use]
+    pub fn is_full(&self, payload: usize, bytes: usize) -> bool {
+        self.wire.len() + payload + LONGEST_HEAD > bytes
     }
 
     /// Adds one frame: the only copy of its payload on the way to all local receivers.
     pub fn push(&mut self, kind: FrameKind, payload: &[u8]) {
-        self.wire.reserve(payload.len() + 10);
+        self.wire.reserve(payload.len() + LONGEST_HEAD);
         self.wire.put_u8(if kind == FrameKind::Text { TEXT } else { BINARY });
         match payload.len() {
             n @ 0..=125 => self.wire.put_u8(n as u8),
@@ -151,12 +160,6 @@ impl RunBuilder {
         self.wire.put_slice(payload);
         self.frames += 1;
         self.payload += payload.len();
-    }
-
-    /// How many bytes are encoded so far.
-    #[must_use]
-    pub fn len(&self) -> usize {
-        self.wire.len()
     }
 
     /// Whether nothing is encoded so far.
@@ -215,7 +218,7 @@ mod tests {
         for (expected, frames) in [(48 << 10, 1), (48 << 10, 500), (0, 1), (0, 700)] {
             let mut builder = RunBuilder::default();
             for _ in 0..frames {
-                builder.expect(expected);
+                builder.expect(64, expected);
                 builder.push(FrameKind::Text, &[7; 64]);
             }
             let run = builder.finish();

@@ -70,7 +70,7 @@ pub(super) struct Client {
     pub(super) since: Instant,
     /// Something may wait to be written.
     pub(super) writing: bool,
-    /// More came than fits in a run.
+    /// The last run was as long as they get.
     pub(super) sent_much: bool,
     leave_at: Option<Instant>,
 }

@@ -10,8 +10,6 @@ use crate::{
     protocol::{CloseCode, EventKind, FrameKind, PausePolicy, Reply, Run, RunBuilder, Violations},
 };
 
-/// Frames that arrive together travel together, as long as one more like the last of them still fits in a write.
-const BATCH: usize = CHUNK;
 /// A client that falls behind again and again is told of at most this often.
 const QUIET: Duration = Duration::from_secs(1);
 
@@ -93,9 +91,10 @@ impl Client {
                         self.pace.spend(1, payload.len() as u64);
                     }
                     // A client's frames are longer by their mask: so what has been read fits, up to where a batch ends.
-                    batch.expect(payload.len() + 10 + wire.reader.waiting().min(BATCH));
+                    batch.expect(payload.len(), wire.reader.waiting().min(CHUNK));
                     batch.push(kind, &payload);
-                    full = batch.len() + payload.len() + 10 > BATCH;
+                    // They travel together as long as one more like this still fits in a write.
+                    full = batch.is_full(payload.len(), CHUNK);
                 }
                 Incoming::Frame(kind, _) => {
                     // The frames of a run stand one behind the other among all that the client sent.

@@ -19,7 +19,7 @@ const ROOMS: [u32; 2] = [100, 10];
 
 /// What the bare program does.
 #[derive(Clone, Copy)]
-enum Floor {
+pub(super) enum Floor {
     /// It writes, and knows what.
     Writes,
     /// It reads as much from a sender as each receiver gets, too.
@@ -88,22 +88,13 @@ pub(super) fn samples<'a>(turns: impl IntoIterator<Item = &'a [Turn; 2]>, figure
     samples
 }
 
-fn add_costs(report: &mut Report, name: &str, floor: Floor, turns: &[[Turn; 2]]) {
-    report.add(name, "server CPU a delivery", Unit::Nanoseconds, floor.what(), &samples(turns, Turn::server));
-    report.add(name, "load CPU a delivery", Unit::Nanoseconds, floor.what(), &samples(turns, Turn::load));
+pub(super) fn add_costs(report: &mut Report, name: &str, floor: &'static str, turns: &[[Turn; 2]]) {
+    report.add(name, "server CPU a delivery", Unit::Nanoseconds, floor, &samples(turns, Turn::server));
+    report.add(name, "load CPU a delivery", Unit::Nanoseconds, floor, &samples(turns, Turn::load));
 }
 
 /// Saturating, in one room.
-pub(super) async fn measure(args: &BenchArgs, report: &mut Report) -> Outcome<()> {
-    saturate_one(args, report, Floor::Writes).await
-}
-
-/// The same beside a program that has a sender, too.
-pub(super) async fn relay(args: &BenchArgs, report: &mut Report) -> Outcome<()> {
-    saturate_one(args, report, Floor::Relay).await
-}
-
-async fn saturate_one(args: &BenchArgs, report: &mut Report, floor: Floor) -> Outcome<()> {
+pub(super) async fn measure(args: &BenchArgs, floor: Floor, report: &mut Report) -> Outcome<()> {
     for receivers in &args.receivers {
         saturate(args, report, [1, *receivers], &format!("fan-out {receivers}"), floor).await?;
     }
@@ -128,7 +119,7 @@ async fn saturate(
         let turns = both.turns(args, SIZES.len() as u32, Pace::Saturating).await?;
         let name = format!("{what} × {size_is}");
         report.add(&name, "deliveries", Unit::PerSecond, floor.what(), &samples(&turns, Turn::rate));
-        add_costs(report, &name, floor, &turns);
+        add_costs(report, &name, floor.what(), &turns);
     }
     Ok(())
 }
@@ -150,7 +141,7 @@ pub(super) async fn paced(args: &BenchArgs, report: &mut Report) -> Outcome<()> 
             let name = format!("paced {receivers} × 64 B, {pace_is}");
             report.add(&name, "deliveries", Unit::PerSecond, "bare writes", &samples(&turns, Turn::rate));
             add_latencies(report, &name, "bare writes", &turns);
-            add_costs(report, &name, Floor::Writes, &turns);
+            add_costs(report, &name, Floor::Writes.what(), &turns);
         }
     }
     Ok(())

@@ -36,6 +36,7 @@ use clap::{Args, ValueEnum};
 
 use super::{FAILED, serve::wait_for_signal};
 use child::Process;
+use fan_out::Floor;
 use peers::Peer;
 use report::Report;
 
@@ -185,8 +186,8 @@ async fn measure_into(args: &BenchArgs, report: &mut Report) -> Outcome<()> {
     let wanted = |workload: &Workload| args.workloads.is_empty() || args.workloads.contains(workload);
     for workload in Workload::value_variants().iter().filter(|workload| wanted(workload)) {
         match workload {
-            Workload::FanOut => fan_out::measure(args, report).await?,
-            Workload::Relay => fan_out::relay(args, report).await?,
+            Workload::FanOut => fan_out::measure(args, Floor::Writes, report).await?,
+            Workload::Relay => fan_out::measure(args, Floor::Relay, report).await?,
             Workload::Rooms => fan_out::rooms(args, report).await?,
             Workload::Paced => fan_out::paced(args, report).await?,
             Workload::Peers if !args.peers.is_empty() => peers::measure(args, report).await?,

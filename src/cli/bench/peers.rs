@@ -12,7 +12,7 @@ use super::{
     child::{Meter, need_files},
     complete,
     fan::{Fan, Pace, Turn},
-    fan_out::{add_latencies, samples},
+    fan_out::{add_costs, add_latencies, samples},
     latency::payload,
     messages::Messages,
     raw::{Raw, connect, write_head},
@@ -228,8 +228,7 @@ impl Beside<'_> {
         if pace != Pace::Saturating {
             add_latencies(report, &name, "peer", &turns);
         }
-        report.add(&name, "server CPU a delivery", Unit::Nanoseconds, "peer", &samples(&turns, Turn::server));
-        report.add(&name, "load CPU a delivery", Unit::Nanoseconds, "peer", &samples(&turns, Turn::load));
+        add_costs(report, &name, "peer", &turns);
     }
 }
 

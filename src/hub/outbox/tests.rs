@@ -370,8 +370,9 @@ async fn postmen_come_until_all_is_carried() {
     for (outbox, wire) in outboxes.iter().zip(&wires) {
         outbox.attach(weak(wire));
     }
+    let counts = [1, 6, 7, 13, 100];
     let sending = async {
-        for count in [1, 6, 7, 13, 100] {
+        for count in counts {
             let due: Vec<_> = outboxes.iter().take(count).filter(|outbox| outbox.push(&run(0, 5))).cloned().collect();
             assert_eq!(due.len(), count);
             postmen.send(due, 50 << 10);
@@ -386,7 +387,7 @@ async fn postmen_come_until_all_is_carried() {
         () = postmen.work(1) => {}
     }
     let written: Vec<_> = wires.iter().map(|wire| wire.0.lock().len() / 50).collect();
-    let wanted: Vec<_> = (0..100).map(|n| [1, 6, 7, 13, 100].iter().filter(|count| n < **count).count()).collect();
+    let wanted: Vec<_> = (0..100).map(|n| counts.iter().filter(|count| n < **count).count()).collect();
     assert_eq!(written, wanted);
 }
 
